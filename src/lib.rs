@@ -1,0 +1,19 @@
+//! Hallpass: an SSH and database certificate authority for access that expires by itself.
+//!
+//! The modules are a house. Each imports only from those above it in this list:
+//!
+//! - [`model`]: the vocabulary as types
+//! - [`keys`]: CA keys and their life
+//! - [`certificate`]: a grant and a signer become a certificate
+//! - [`policy`]: may this requester have this role, for this purpose, now?
+//! - [`audit`]: the log
+//! - [`identity`]: who signed this request?
+//! - [`authority`]: the use cases; the only place where the five above meet
+//! - [`http`]: the JSON API over TLS
+//! - [`client`]: what a person runs
+//! - [`cli`]: the command line; prints, and nothing else
+//!
+//! docs/issuance.md follows one request through them.
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
