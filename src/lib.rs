@@ -17,3 +17,4 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod model;

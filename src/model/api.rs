@@ -1,0 +1,242 @@
+//! The bodies of the JSON API, which are also what the authority is asked and answers. Requests
+//! refuse unknown fields: a misspelt limit must not be taken for none.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    EntryIndex, GroupName, HostName, HostTtl, Purpose, Reason, RoleName, Serial, Timestamp, Ttl,
+    UserName,
+};
+
+/// Asks for an SSH user certificate.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SshCertificateRequest {
+    /// An SSH role.
+    #[schema(value_type = String)]
+    pub role: RoleName,
+    /// One of the role's purposes.
+    #[schema(value_type = String)]
+    pub purpose: Purpose,
+    /// Free text or a ticket number, as the role demands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub reason: Option<Reason>,
+    /// How long it shall live, such as `15m`; the role's default when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub ttl: Option<Ttl>,
+    /// The key to be certified, as a line of OpenSSH's public key format.
+    pub public_key: String,
+    /// Proof that the requester holds that key: an armored SSHSIG by it in the namespace
+    /// `hallpass-possession-v1` over the text that docs/api.md gives.
+    pub possession: String,
+}
+
+/// Asks for an X.509 client certificate for a database role.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct X509CertificateRequest {
+    /// A database role.
+    #[schema(value_type = String)]
+    pub role: RoleName,
+    /// One of the role's purposes.
+    #[schema(value_type = String)]
+    pub purpose: Purpose,
+    /// Free text or a ticket number, as the role demands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub reason: Option<Reason>,
+    /// How long it shall live, such as `15m`; the role's default when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub ttl: Option<Ttl>,
+    /// A PKCS#10 certificate signing request in PEM (RFC 2986). Its signature proves possession;
+    /// its subject and extensions are ignored.
+    pub csr: String,
+}
+
+/// Asks for a host's certificate: an SSH host certificate or a TLS server certificate.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostCertificateRequest {
+    /// The host's OpenSSH public key line, or for TLS its PKCS#10 request in PEM.
+    pub subject: String,
+    /// The names that clients reach it by.
+    #[schema(value_type = Vec<String>)]
+    pub names: Vec<HostName>,
+    /// How long it shall live, such as `30d`, which is the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub ttl: Option<HostTtl>,
+}
+
+/// A certificate and where it stands in the log.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct CertificateAnswer {
+    /// The entry's place in the audit log.
+    #[schema(value_type = u64)]
+    pub entry: EntryIndex,
+    /// The certificate's serial number, as a string.
+    #[schema(value_type = String)]
+    pub serial: Serial,
+    /// An OpenSSH certificate line, or PEM: the certificate and the issuing CA's.
+    pub certificate: String,
+    /// From when it is good (RFC 3339).
+    #[schema(value_type = String)]
+    pub valid_after: Timestamp,
+    /// Until when it is good (RFC 3339).
+    #[schema(value_type = String)]
+    pub valid_before: Timestamp,
+    /// The login names or the database user that it is good for; a host's names.
+    pub good_for: Vec<String>,
+    /// What the client must trust to recognise the hosts.
+    pub trust: TrustBundle,
+}
+
+/// The public CA keys that hosts, databases and clients must trust now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TrustBundle {
+    /// Keys that sign user certificates, for sshd's `TrustedUserCAKeys`.
+    pub ssh_user: Vec<String>,
+    /// Keys that sign host certificates, for `@cert-authority` in `known_hosts`.
+    pub ssh_host: Vec<String>,
+    /// X.509 root certificates in PEM, for `ssl_ca_file` and `sslrootcert`.
+    pub x509: Vec<String>,
+}
+
+/// Enrols a user.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewUser {
+    /// The new user's name, not yet in use.
+    #[schema(value_type = String)]
+    pub name: UserName,
+    /// The first key, as a line of OpenSSH's public key format.
+    pub public_key: String,
+    /// The groups that policy knows the user by.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub groups: Vec<GroupName>,
+}
+
+/// Enrols another key of a user.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewKey {
+    /// The key, as a line of OpenSSH's public key format.
+    pub public_key: String,
+}
+
+/// An enrolled user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UserSummary {
+    /// The user's name.
+    #[schema(value_type = String)]
+    pub name: UserName,
+    /// The user's groups.
+    #[schema(value_type = Vec<String>)]
+    pub groups: Vec<GroupName>,
+    /// Whether requests are taken.
+    pub enabled: bool,
+    /// The enrolled keys.
+    pub keys: Vec<UserKey>,
+    /// When the user was enrolled (RFC 3339).
+    #[schema(value_type = String)]
+    pub enrolled: Timestamp,
+}
+
+/// A key that is bound to a user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UserKey {
+    /// `SHA256:` and the unpadded base64 of the key blob's SHA-256.
+    pub fingerprint: String,
+    /// The key as a line of OpenSSH's public key format.
+    pub public_key: String,
+}
+
+/// Who the server takes the caller for.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Identity {
+    /// The requester's name.
+    #[schema(value_type = String)]
+    pub name: UserName,
+    /// The requester's groups.
+    #[schema(value_type = Vec<String>)]
+    pub groups: Vec<GroupName>,
+    /// The key that signed the request.
+    pub fingerprint: String,
+    /// The address that the request came from.
+    pub source_address: String,
+}
+
+/// A role as the caller may use it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RoleSummary {
+    /// The role's name.
+    #[schema(value_type = String)]
+    pub name: RoleName,
+    /// `ssh` or `postgres`.
+    pub kind: String,
+    /// One line for people.
+    pub description: String,
+    /// The login names or the database user.
+    pub good_for: Vec<String>,
+    /// Hosts or databases that it is meant for.
+    pub places: Vec<String>,
+    /// The purposes for which policy grants it to the caller. Never empty.
+    pub purposes: Vec<PurposeSummary>,
+    /// The lifetime when none is asked for.
+    #[schema(value_type = String)]
+    pub default_ttl: Ttl,
+    /// `optional`, `required`, or `must match PATTERN`.
+    pub reason: String,
+}
+
+/// A purpose for which the caller may have a role.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PurposeSummary {
+    /// The purpose.
+    #[schema(value_type = String)]
+    pub name: Purpose,
+    /// The longest lifetime that role and policy grant for it.
+    #[schema(value_type = String)]
+    pub max_ttl: Ttl,
+}
+
+/// Entries of the audit log, oldest first.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AuditPage {
+    /// Each as docs/log.md describes it.
+    #[schema(value_type = Vec<Object>)]
+    pub entries: Vec<serde_json::Value>,
+    /// Where the next page begins; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub next: Option<EntryIndex>,
+}
+
+/// Whether the server can do its work.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `ok` or `unavailable`.
+    pub status: String,
+    /// What is wrong, when something is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// An error as RFC 9457 problem details.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// `urn:hallpass:problem:` and a word that programs can rely on.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The same for every problem of this type.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What was wrong this time and what to do next.
+    pub detail: String,
+}

@@ -1,0 +1,26 @@
+//! The vocabulary of Hallpass as types: no I/O, no clock, no cryptography.
+//!
+//! Values are parsed, not validated: a [`Ttl`], a [`Purpose`] or a [`PrincipalName`] that exists
+//! is a legal one, so nothing further down asks again.
+
+mod api;
+mod duration;
+mod invalid;
+mod name;
+mod reason;
+mod role;
+mod serial;
+mod timestamp;
+
+pub use api::{
+    AuditPage, CertificateAnswer, Health, HostCertificateRequest, Identity, NewKey, NewUser,
+    Problem, PurposeSummary, RoleSummary, SshCertificateRequest, TrustBundle, UserKey, UserSummary,
+    X509CertificateRequest,
+};
+pub use duration::{HostTtl, Ttl};
+pub use invalid::Invalid;
+pub use name::{DatabaseUser, GroupName, HostName, PrincipalName, Purpose, RoleName, UserName};
+pub use reason::{Reason, ReasonRule};
+pub use role::{Access, DatabaseAccess, Role, SourceAddress, SshAccess, SshExtension};
+pub use serial::{EntryIndex, Serial};
+pub use timestamp::Timestamp;
