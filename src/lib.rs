@@ -17,4 +17,5 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod keys;
 pub mod model;

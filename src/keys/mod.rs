@@ -1,0 +1,17 @@
+//! CA keys and their life: generate, seal, open, sign.
+//!
+//! A [`Signer`] is a key that can be used but not read. On disk a key is always sealed; opened,
+//! it lives in one locked page that is zeroized when it goes.
+
+mod locked;
+mod passphrase;
+mod process;
+mod seal;
+mod signer;
+mod store;
+
+pub use passphrase::{Passphrase, PassphraseError};
+pub use process::protect_memory;
+pub use seal::SealError;
+pub use signer::{KeyAlgorithm, SignError, Signer, random_bytes};
+pub use store::{KeyKind, KeyStore, OpenedKey, StoreError};

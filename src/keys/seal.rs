@@ -1,0 +1,82 @@
+//! How keys rest on disk: each is sealed, in the age format, to one X25519 recipient of the home,
+//! whose identity is itself sealed with the passphrase. The passphrase's costly key derivation is
+//! paid once, and a new key can be sealed without it.
+
+use std::str::FromStr;
+
+use age::secrecy::ExposeSecret;
+use age::{scrypt, x25519};
+use zeroize::Zeroizing;
+
+use super::Passphrase;
+
+/// scrypt's N as a power of two: 128 MiB and about 0.3 s a guess.
+const WORK_FACTOR: u8 = 17;
+
+/// Opens what was sealed to its recipient.
+pub(super) struct Unsealer(x25519::Identity);
+
+/// Seals, and can't open.
+pub(super) struct Sealer(x25519::Recipient);
+
+impl Unsealer {
+    pub(super) fn generate() -> Self {
+        Self(x25519::Identity::generate())
+    }
+
+    /// Opens a sealed identity.
+    pub(super) fn open(sealed: &[u8], passphrase: &Passphrase) -> Result<Self, SealError> {
+        let mut identity = scrypt::Identity::new(passphrase.secret());
+        identity.set_max_work_factor(WORK_FACTOR + 3);
+        let text = Zeroizing::new(age::decrypt(&identity, sealed).map_err(
+            |error| match error {
+                age::DecryptError::DecryptionFailed
+                | age::DecryptError::KeyDecryptionFailed
+                | age::DecryptError::NoMatchingKeys => SealError::WrongPassphrase,
+                _ => SealError::Damaged,
+            },
+        )?);
+        let text = std::str::from_utf8(&text).map_err(|_| SealError::Damaged)?;
+        x25519::Identity::from_str(text)
+            .map(Self)
+            .map_err(|_| SealError::Damaged)
+    }
+
+    /// This identity, sealed with the passphrase.
+    pub(super) fn seal(&self, passphrase: &Passphrase) -> Result<Vec<u8>, SealError> {
+        let mut recipient = scrypt::Recipient::new(passphrase.secret());
+        recipient.set_work_factor(WORK_FACTOR);
+        age::encrypt(&recipient, self.0.to_string().expose_secret().as_bytes())
+            .map_err(|_| SealError::Failed)
+    }
+
+    pub(super) fn sealer(&self) -> Sealer {
+        Sealer(self.0.to_public())
+    }
+
+    pub(super) fn unseal(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        age::decrypt(&self.0, sealed)
+            .map(Zeroizing::new)
+            .map_err(|_| SealError::Damaged)
+    }
+}
+
+impl Sealer {
+    pub(super) fn seal(&self, secret: &[u8]) -> Result<Vec<u8>, SealError> {
+        age::encrypt(&self.0, secret).map_err(|_| SealError::Failed)
+    }
+}
+
+/// Why something could not be sealed or opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// The passphrase does not open the home's keys.
+    #[error("the passphrase is wrong")]
+    WrongPassphrase,
+    /// The bytes are not what was sealed.
+    #[error("it is damaged or was sealed for another home: restore it from a backup")]
+    Damaged,
+    /// The system gave no randomness or no memory.
+    #[error("sealing failed")]
+    Failed,
+}

@@ -1,0 +1,365 @@
+use std::fmt;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::seal::{Sealer, Unsealer};
+use super::{KeyAlgorithm, Passphrase, SealError, SignError, Signer};
+
+/// What a CA key signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyKind {
+    /// SSH user certificates.
+    SshUser,
+    /// SSH host certificates.
+    SshHost,
+    /// The issuing CA's certificate.
+    X509Root,
+    /// Client and server certificates.
+    X509Issuing,
+}
+
+impl KeyKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [
+        Self::SshUser,
+        Self::SshHost,
+        Self::X509Root,
+        Self::X509Issuing,
+    ];
+
+    /// Its name in files, the log and the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SshUser => "ssh-user",
+            Self::SshHost => "ssh-host",
+            Self::X509Root => "x509-root",
+            Self::X509Issuing => "x509-issuing",
+        }
+    }
+
+    fn algorithm(self) -> KeyAlgorithm {
+        match self {
+            Self::SshUser | Self::SshHost => KeyAlgorithm::Ed25519,
+            Self::X509Root | Self::X509Issuing => KeyAlgorithm::EcdsaP256,
+        }
+    }
+
+    /// The ending of the file that holds the public part.
+    fn public_ending(self) -> &'static str {
+        match self {
+            Self::SshUser | Self::SshHost => "pub",
+            Self::X509Root | Self::X509Issuing => "pem",
+        }
+    }
+}
+
+impl fmt::Display for KeyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The folder `keys/` of a home.
+///
+/// `seal.age` is the identity that everything else is sealed to, itself sealed with the
+/// passphrase. A key is `KIND-N.age`, its public part `KIND-N.pub` (an OpenSSH line) or
+/// `KIND-N.pem` (a certificate).
+pub struct KeyStore {
+    folder: PathBuf,
+    unsealer: Unsealer,
+    sealer: Sealer,
+}
+
+/// A key in use, with the public part that lies beside it.
+pub struct OpenedKey {
+    /// The key.
+    pub signer: Arc<Signer>,
+    /// The text of the public file.
+    pub public: String,
+    /// The public file, for errors.
+    pub public_path: PathBuf,
+}
+
+impl KeyStore {
+    const SEAL: &'static str = "seal.age";
+
+    /// Makes the folder, or takes one that holds no sealed key.
+    ///
+    /// # Errors
+    /// When there are keys already, or the folder can't be written.
+    pub fn create(folder: &Path, passphrase: &Passphrase) -> Result<Self, StoreError> {
+        let failed = |source| StoreError::File {
+            path: folder.to_owned(),
+            source,
+        };
+        if folder.exists() {
+            for file in fs::read_dir(folder).map_err(failed)? {
+                let path = file.map_err(failed)?.path();
+                if path.extension().is_some_and(|ending| ending == "age") {
+                    return Err(StoreError::Occupied { path });
+                }
+            }
+            let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            fs::set_permissions(folder, private).map_err(failed)?;
+        } else {
+            fs::DirBuilder::new()
+                .mode(0o700)
+                .create(folder)
+                .map_err(failed)?;
+        }
+        let unsealer = Unsealer::generate();
+        let path = folder.join(Self::SEAL);
+        write_new(
+            &path,
+            0o600,
+            &unsealer.seal(passphrase).map_err(sealing(&path))?,
+        )?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            sealer: unsealer.sealer(),
+            unsealer,
+        })
+    }
+
+    /// Opens the folder with the passphrase. This takes the passphrase's key derivation.
+    ///
+    /// # Errors
+    /// When files are missing, damaged or readable by others, or the passphrase is wrong.
+    pub fn open(folder: &Path, passphrase: &Passphrase) -> Result<Self, StoreError> {
+        check_private(folder)?;
+        let path = folder.join(Self::SEAL);
+        let unsealer = Unsealer::open(&read_private(&path)?, passphrase).map_err(sealing(&path))?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            sealer: unsealer.sealer(),
+            unsealer,
+        })
+    }
+
+    /// Generates a key and writes it sealed, with the public part that `public` makes of it.
+    ///
+    /// # Errors
+    /// When there is such a key already or it can't be written.
+    pub fn generate<E: From<StoreError>>(
+        &self,
+        kind: KeyKind,
+        public: impl FnOnce(&Arc<Signer>) -> Result<String, E>,
+    ) -> Result<OpenedKey, E> {
+        let document = kind.algorithm().generate().map_err(StoreError::from)?;
+        let signer = Signer::from_pkcs8(kind.algorithm(), &document)
+            .map(Arc::new)
+            .ok_or(StoreError::Randomness(SignError))?;
+        let public = public(&signer)?;
+        let path = self.sealed_path(kind);
+        let sealed = self.sealer.seal(&document).map_err(sealing(&path))?;
+        write_new(&path, 0o600, &sealed)?;
+        let public_path = self.public_path(kind);
+        write_new(&public_path, 0o644, public.as_bytes())?;
+        Ok(OpenedKey {
+            signer,
+            public,
+            public_path,
+        })
+    }
+
+    /// Opens a key for use.
+    ///
+    /// # Errors
+    /// When a file of it is missing, damaged or readable by others.
+    pub fn signer(&self, kind: KeyKind) -> Result<OpenedKey, StoreError> {
+        let path = self.sealed_path(kind);
+        let document = self
+            .unsealer
+            .unseal(&read_private(&path)?)
+            .map_err(sealing(&path))?;
+        let signer = Signer::from_pkcs8(kind.algorithm(), &document)
+            .map(Arc::new)
+            .ok_or(SealError::Damaged)
+            .map_err(sealing(&path))?;
+        Ok(OpenedKey {
+            signer,
+            public: self.public(kind)?,
+            public_path: self.public_path(kind),
+        })
+    }
+
+    /// The public part of a key, without opening it.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn public(&self, kind: KeyKind) -> Result<String, StoreError> {
+        let path = self.public_path(kind);
+        fs::read_to_string(&path).map_err(|source| StoreError::File { path, source })
+    }
+
+    fn sealed_path(&self, kind: KeyKind) -> PathBuf {
+        self.folder.join(format!("{kind}-1.age"))
+    }
+
+    fn public_path(&self, kind: KeyKind) -> PathBuf {
+        self.folder
+            .join(format!("{kind}-1.{}", kind.public_ending()))
+    }
+}
+
+/// Whether a file or folder is its owner's alone, and the owner is who we run as.
+pub(super) fn private(metadata: &Metadata) -> bool {
+    // SAFETY: geteuid has no preconditions.
+    let own = unsafe { libc::geteuid() };
+    metadata.mode() & 0o077 == 0 && (metadata.uid() == own || own == 0)
+}
+
+fn check_private(path: &Path) -> Result<(), StoreError> {
+    let metadata = fs::metadata(path).map_err(|source| StoreError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    if private(&metadata) {
+        Ok(())
+    } else {
+        let mode = if metadata.is_dir() { 700 } else { 600 };
+        Err(StoreError::Exposed {
+            path: path.to_owned(),
+            mode,
+        })
+    }
+}
+
+fn read_private(path: &Path) -> Result<Vec<u8>, StoreError> {
+    check_private(path)?;
+    fs::read(path).map_err(|source| StoreError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Writes a file that must not exist yet and waits until it is on disk, its name included.
+fn write_new(path: &Path, mode: u32, content: &[u8]) -> Result<(), StoreError> {
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(path)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => StoreError::Occupied {
+            path: path.to_owned(),
+        },
+        _ => StoreError::File {
+            path: path.to_owned(),
+            source,
+        },
+    })
+}
+
+fn sealing(path: &Path) -> impl FnOnce(SealError) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::Seal { path, source }
+}
+
+/// What is wrong with the key folder.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file can't be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Others can read a secret file, or list the folder.
+    #[error("others can open {path}: run chmod {mode} {path} and chown it to the server's user")]
+    Exposed {
+        /// The file or folder.
+        path: PathBuf,
+        /// The mode that it should have, in octal digits.
+        mode: u32,
+    },
+    /// A key is there already.
+    #[error("{path} exists already and is not overwritten")]
+    Occupied {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file can't be opened with the passphrase.
+    #[error("can't open {path}: {source}")]
+    Seal {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: SealError,
+    },
+    /// No key could be made.
+    #[error(transparent)]
+    Randomness(#[from] SignError),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    fn passphrase(text: &str) -> Passphrase {
+        Passphrase::new(Zeroizing::new(text.to_owned())).unwrap()
+    }
+
+    #[test]
+    fn a_key_opens_with_the_passphrase_and_with_nothing_else() {
+        let home = std::env::temp_dir().join(format!("hallpass-keys-{}", std::process::id()));
+        fs::remove_dir_all(&home).ok();
+        let right = passphrase("correct horse battery");
+        let store = KeyStore::create(&home, &right).unwrap();
+        let made = store
+            .generate(KeyKind::SshUser, |_| {
+                Ok::<_, StoreError>("public".to_owned())
+            })
+            .unwrap();
+
+        let opened = KeyStore::open(&home, &right)
+            .unwrap()
+            .signer(KeyKind::SshUser)
+            .unwrap();
+        assert_eq!(opened.signer.public_key(), made.signer.public_key());
+        assert_eq!(opened.public, "public");
+
+        let wrong = KeyStore::open(&home, &passphrase("correct horse batteri"))
+            .err()
+            .unwrap();
+        assert!(
+            wrong.to_string().ends_with("the passphrase is wrong"),
+            "{wrong}"
+        );
+        assert!(matches!(
+            KeyStore::create(&home, &right).err().unwrap(),
+            StoreError::Occupied { .. }
+        ));
+
+        let sealed = home.join("ssh-user-1.age");
+        fs::set_permissions(&sealed, PermissionsExt::from_mode(0o640)).unwrap();
+        let exposed = KeyStore::open(&home, &right)
+            .unwrap()
+            .signer(KeyKind::SshUser);
+        assert!(exposed.err().unwrap().to_string().contains("run chmod 600"));
+        fs::set_permissions(&sealed, PermissionsExt::from_mode(0o600)).unwrap();
+
+        let mut bytes = fs::read(&sealed).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&sealed, bytes).unwrap();
+        let damaged = KeyStore::open(&home, &right)
+            .unwrap()
+            .signer(KeyKind::SshUser);
+        assert!(damaged.err().unwrap().to_string().contains("it is damaged"));
+        fs::remove_dir_all(&home).unwrap();
+    }
+}
