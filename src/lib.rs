@@ -17,5 +17,6 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod certificate;
 pub mod keys;
 pub mod model;

@@ -1,0 +1,311 @@
+//! X.509 certificates (RFC 5280).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    SignatureAlgorithm, SigningKey,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use super::{CertificateError, CsrSubject, Validity};
+use crate::keys::Signer;
+use crate::model::{
+    DatabaseUser, EntryIndex, HostName, Purpose, RoleName, Serial, Timestamp, UserName,
+};
+
+/// `userId`, RFC 4519 section 2.39: the requester.
+const OID_USER_ID: [u64; 7] = [0, 9, 2342, 19_200_300, 100, 1, 1];
+/// `role`, X.520: the role.
+const OID_ROLE: [u64; 4] = [2, 5, 4, 72];
+/// `description`, RFC 4519 section 2.5: purpose and entry.
+const OID_DESCRIPTION: [u64; 4] = [2, 5, 4, 13];
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const ROOT_LIFE: Duration = Duration::from_secs(20 * YEAR.as_secs());
+const ISSUING_LIFE: Duration = Duration::from_secs(5 * YEAR.as_secs());
+
+/// What a client certificate for a database says.
+pub struct ClientGrant<'a> {
+    /// The key to be certified.
+    pub subject: &'a CsrSubject,
+    /// The certificate's serial number.
+    pub serial: Serial,
+    /// The entry that records it.
+    pub entry: EntryIndex,
+    /// Who asked.
+    pub requester: &'a UserName,
+    /// For which role.
+    pub role: &'a RoleName,
+    /// For which purpose.
+    pub purpose: &'a Purpose,
+    /// The CN, by which PostgreSQL's `cert` method knows the user.
+    pub user: &'a DatabaseUser,
+    /// When it is good.
+    pub validity: Validity,
+}
+
+impl ClientGrant<'_> {
+    /// The subject as PostgreSQL logs it (RFC 2253, most specific first).
+    pub fn key_id(&self) -> String {
+        format!(
+            "CN={},UID={},role={},description=purpose={} entry={}",
+            self.user, self.requester, self.role, self.purpose, self.entry
+        )
+    }
+
+    /// The URI in the subject alternative name.
+    fn uri(&self) -> String {
+        format!(
+            "hallpass://user/{}/role/{}/purpose/{}/entry/{}",
+            self.requester, self.role, self.purpose, self.entry
+        )
+    }
+}
+
+/// What a TLS server certificate says.
+pub struct ServerGrant<'a, K> {
+    /// The key to be certified.
+    pub subject: &'a K,
+    /// The certificate's serial number.
+    pub serial: Serial,
+    /// The server's names. The first is also the CN.
+    pub names: &'a [HostName],
+    /// When it is good.
+    pub validity: Validity,
+}
+
+/// The CA that signs client and server certificates.
+pub struct IssuingCa {
+    issuer: Issuer<'static, CaKey>,
+    certificate_pem: String,
+    ends: Timestamp,
+}
+
+impl IssuingCa {
+    /// From the CA's certificate and the key that belongs to it.
+    ///
+    /// # Errors
+    /// When the certificate can't be read or is another key's.
+    pub fn new(certificate_pem: &str, signer: Arc<Signer>) -> Result<Self, CertificateError> {
+        let der = certificate_from_pem(certificate_pem)?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&der)
+            .map_err(|_| CertificateError::CaCertificate("it is not an X.509 certificate"))?;
+        let certified = &parsed.tbs_certificate.subject_pki.subject_public_key.data;
+        if certified.as_ref() != signer.public_key() {
+            return Err(CertificateError::CaCertificate("it belongs to another key"));
+        }
+        let ends = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+        Ok(Self {
+            issuer: Issuer::from_ca_cert_der(&der, CaKey(signer))?,
+            certificate_pem: certificate_pem.to_owned(),
+            ends: Timestamp::from_secs(ends),
+        })
+    }
+
+    /// The CA's own certificate in PEM.
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// Signs a client certificate. Gives its PEM, without the chain.
+    ///
+    /// # Errors
+    /// When it can't be encoded or signed, or would outlive the CA.
+    pub fn client_certificate(&self, grant: &ClientGrant<'_>) -> Result<String, CertificateError> {
+        let mut name = DistinguishedName::new();
+        // PostgreSQL prints the last first, and cuts pg_stat_ssl.client_dn at 63 bytes: the user
+        // and the person are what must be seen.
+        name.push(
+            DnType::CustomDnType(OID_DESCRIPTION.to_vec()),
+            format!("purpose={} entry={}", grant.purpose, grant.entry),
+        );
+        name.push(DnType::CustomDnType(OID_ROLE.to_vec()), grant.role.as_str());
+        name.push(
+            DnType::CustomDnType(OID_USER_ID.to_vec()),
+            grant.requester.as_str(),
+        );
+        name.push(DnType::CommonName, grant.user.as_str());
+        let mut params = self.leaf(name, grant.serial, grant.validity)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.subject_alt_names = vec![SanType::URI(grant.uri().try_into()?)];
+        Ok(params.signed_by(grant.subject.key(), &self.issuer)?.pem())
+    }
+
+    /// Signs a TLS server certificate for the key of a request. Gives its PEM, without the chain.
+    ///
+    /// # Errors
+    /// When it can't be encoded or signed, or would outlive the CA.
+    pub fn server_certificate(
+        &self,
+        grant: &ServerGrant<'_, CsrSubject>,
+    ) -> Result<String, CertificateError> {
+        self.sign_server(grant, grant.subject.key())
+    }
+
+    /// The same for a key pair of our own.
+    ///
+    /// # Errors
+    /// As [`Self::server_certificate`].
+    pub fn own_server_certificate(
+        &self,
+        grant: &ServerGrant<'_, rcgen::KeyPair>,
+    ) -> Result<String, CertificateError> {
+        self.sign_server(grant, grant.subject)
+    }
+
+    fn sign_server<K>(
+        &self,
+        grant: &ServerGrant<'_, K>,
+        key: &impl PublicKeyData,
+    ) -> Result<String, CertificateError> {
+        let mut name = DistinguishedName::new();
+        if let Some(first) = grant.names.first() {
+            // X.520 bounds the CN at 64 characters; clients read the alternative names.
+            name.push(
+                DnType::CommonName,
+                first.as_str().chars().take(64).collect::<String>(),
+            );
+        }
+        let mut params = self.leaf(name, grant.serial, grant.validity)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.subject_alt_names = grant
+            .names
+            .iter()
+            .map(|name| match name.address() {
+                Some(address) => Ok(SanType::IpAddress(address)),
+                None => Ok(SanType::DnsName(name.as_str().try_into()?)),
+            })
+            .collect::<Result<_, rcgen::Error>>()?;
+        Ok(params.signed_by(key, &self.issuer)?.pem())
+    }
+
+    fn leaf(
+        &self,
+        name: DistinguishedName,
+        serial: Serial,
+        validity: Validity,
+    ) -> Result<CertificateParams, CertificateError> {
+        if validity.before > self.ends {
+            return Err(CertificateError::OutlivesCa(self.ends));
+        }
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name;
+        params.serial_number = Some(serial_number(serial));
+        params.not_before = validity.after.date_time();
+        params.not_after = validity.before.date_time();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        Ok(params)
+    }
+}
+
+/// Makes the self-signed certificate of a root key, in PEM.
+///
+/// # Errors
+/// When it can't be encoded or signed.
+pub fn root_certificate(
+    signer: Arc<Signer>,
+    serial: Serial,
+    now: Timestamp,
+) -> Result<String, CertificateError> {
+    let key = CaKey(signer);
+    let params = ca_params("Hallpass Root CA", &key, serial, now, ROOT_LIFE, 1);
+    Ok(params.self_signed(&key)?.pem())
+}
+
+/// Makes the certificate of an issuing key under a root, in PEM.
+///
+/// # Errors
+/// When it can't be encoded or signed, or the root's certificate can't be read.
+pub fn issuing_certificate(
+    root_pem: &str,
+    root: Arc<Signer>,
+    issuing: Arc<Signer>,
+    serial: Serial,
+    now: Timestamp,
+) -> Result<String, CertificateError> {
+    let issuer = Issuer::from_ca_cert_pem(root_pem, CaKey(root))?;
+    let key = CaKey(issuing);
+    let mut params = ca_params("Hallpass Issuing CA", &key, serial, now, ISSUING_LIFE, 0);
+    params.use_authority_key_identifier_extension = true;
+    Ok(params.signed_by(&key, &issuer)?.pem())
+}
+
+/// A certificate's fingerprint: `SHA256:` and the unpadded base64 of the SHA-256 of its DER, as
+/// OpenSSH writes fingerprints of keys.
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
+    format!("SHA256:{}", STANDARD_NO_PAD.encode(digest))
+}
+
+/// The fingerprint of a certificate in PEM.
+///
+/// # Errors
+/// When it is none.
+pub fn fingerprint_of_pem(pem: &str) -> Result<String, CertificateError> {
+    Ok(fingerprint(&certificate_from_pem(pem)?))
+}
+
+fn certificate_from_pem(pem: &str) -> Result<CertificateDer<'static>, CertificateError> {
+    CertificateDer::from_pem_slice(pem.as_bytes())
+        .map_err(|_| CertificateError::CaCertificate("it is not a PEM certificate"))
+}
+
+fn ca_params(
+    title: &str,
+    key: &CaKey,
+    serial: Serial,
+    now: Timestamp,
+    life: Duration,
+    path_length: u8,
+) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    let key_digest = ring::digest::digest(&ring::digest::SHA256, key.der_bytes());
+    let mark: String = key_digest.as_ref()[..4]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    params.distinguished_name = DistinguishedName::new();
+    // Path building goes by name: no two CAs may share one.
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("{title} {mark}"));
+    params.serial_number = Some(serial_number(serial));
+    params.not_before = now.whole_secs().minus(super::BACKDATE).date_time();
+    params.not_after = now.whole_secs().plus(life).date_time();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+fn serial_number(serial: Serial) -> SerialNumber {
+    SerialNumber::from_slice(&serial.get().to_be_bytes())
+}
+
+/// Lends a signer to `rcgen`.
+struct CaKey(Arc<Signer>);
+
+impl PublicKeyData for CaKey {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.public_key()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl SigningKey for CaKey {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.0
+            .sign(message)
+            .map_err(|_| rcgen::Error::RingUnspecified)
+    }
+}
