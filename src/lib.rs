@@ -20,3 +20,4 @@
 pub mod certificate;
 pub mod keys;
 pub mod model;
+pub mod policy;

@@ -1,0 +1,24 @@
+//! May this requester have this role, for this purpose, now? Roles bound what can be asked for
+//! (`roles.toml`); Cedar decides who may ask (`*.cedar`). Denied unless permitted.
+
+mod engine;
+mod roles;
+mod set;
+
+pub use engine::{AdminAction, Engine, Verdict};
+pub use roles::{Roles, RolesError};
+pub use set::{PolicyError, PolicySet};
+
+/// The schema that policies are checked against.
+pub const SCHEMA: &str = include_str!("../../policies/hallpass.cedarschema");
+
+/// The policies that a new home starts with, by file name.
+pub const STARTER: [(&str, &str); 4] = [
+    ("access.cedar", include_str!("../../policies/access.cedar")),
+    (
+        "administration.cedar",
+        include_str!("../../policies/administration.cedar"),
+    ),
+    ("hallpass.cedarschema", SCHEMA),
+    ("roles.toml", include_str!("../../policies/roles.toml")),
+];
