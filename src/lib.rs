@@ -17,6 +17,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod audit;
 pub mod certificate;
 pub mod keys;
 pub mod model;

@@ -1,0 +1,307 @@
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    EntryIndex, GroupName, HostName, Purpose, Reason, RoleName, Serial, Timestamp, UserName,
+};
+
+/// One entry of the log. Its JSON text, as stored, is what counts; docs/log.md describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its place, counted from 0 without gaps.
+    pub index: EntryIndex,
+    /// When it was recorded. Never before the entry that precedes it.
+    pub time: Timestamp,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Event {
+    /// A home was made.
+    AuthorityCreated {
+        /// The version of Hallpass that made it.
+        version: String,
+        /// Its CA keys.
+        keys: Vec<AuthorityKey>,
+    },
+    /// A server began to work.
+    ServerStarted {
+        /// The version of Hallpass that runs.
+        version: String,
+        /// The digest of the policy set in force.
+        policy_set: String,
+    },
+    /// A policy set that was not in force before came into force.
+    PolicyLoaded {
+        /// Its digest, as certificates' entries name it.
+        policy_set: String,
+        /// Its files by name, whole, so that an old decision can be explained.
+        files: BTreeMap<String, String>,
+    },
+    /// A user was enrolled.
+    UserEnrolled {
+        /// Who.
+        user: UserName,
+        /// The user's groups.
+        groups: Vec<GroupName>,
+        /// The first key, as an OpenSSH line without comment.
+        public_key: String,
+        /// By whom; nobody when the home was made.
+        by: Option<Actor>,
+    },
+    /// A user's requests are no longer taken.
+    UserDisabled {
+        /// Whose.
+        user: UserName,
+        /// By whom.
+        by: Actor,
+    },
+    /// A user's requests are taken again.
+    UserEnabled {
+        /// Whose.
+        user: UserName,
+        /// By whom.
+        by: Actor,
+    },
+    /// A user and all keys of theirs were removed.
+    UserRemoved {
+        /// Who.
+        user: UserName,
+        /// By whom.
+        by: Actor,
+    },
+    /// Another key of a user was enrolled.
+    KeyEnrolled {
+        /// Whose.
+        user: UserName,
+        /// The key, as an OpenSSH line without comment.
+        public_key: String,
+        /// By whom.
+        by: Actor,
+    },
+    /// A key of a user was removed.
+    KeyRemoved {
+        /// Whose.
+        user: UserName,
+        /// The key's fingerprint.
+        fingerprint: String,
+        /// By whom.
+        by: Actor,
+    },
+    /// A certificate was issued to a person.
+    CertificateIssued {
+        /// Who asked.
+        by: Actor,
+        /// For what.
+        request: Asked,
+        /// Why policy granted it.
+        decision: Decision,
+        /// What was signed.
+        certificate: RecordedCertificate,
+    },
+    /// A host's SSH or TLS certificate was issued.
+    HostCertificateIssued {
+        /// Who asked.
+        by: Actor,
+        /// The host's names.
+        names: Vec<HostName>,
+        /// Why policy granted it.
+        decision: Decision,
+        /// What was signed.
+        certificate: RecordedCertificate,
+    },
+    /// The server signed its own TLS certificate.
+    ServerCertificateIssued {
+        /// The server's names.
+        names: Vec<HostName>,
+        /// What was signed.
+        certificate: RecordedCertificate,
+    },
+    /// A request of a known requester was refused.
+    RequestRefused {
+        /// Who asked.
+        by: Actor,
+        /// What for, as far as it could be read.
+        request: Option<Asked>,
+        /// Why.
+        refused: Refused,
+        /// What policy said, when it was asked.
+        decision: Option<Decision>,
+    },
+    /// Requests that nobody enrolled could be found for were refused.
+    UnauthenticatedRefused {
+        /// From where.
+        source: IpAddr,
+        /// The key that signed, when one did.
+        fingerprint: Option<String>,
+        /// Why.
+        refused: Refused,
+        /// How many more of that source's refusals in the minute before are not listed.
+        unlisted: u64,
+    },
+    /// A place in the log that was taken by a request which then failed within the server.
+    RequestFailed,
+}
+
+/// The requester behind an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// Who.
+    pub requester: UserName,
+    /// How they authenticated: `ssh-key`.
+    pub method: String,
+    /// The fingerprint of the key that signed the request.
+    pub fingerprint: String,
+    /// The address that the request came from.
+    pub source: IpAddr,
+    /// The request's nonce.
+    pub nonce: String,
+}
+
+/// What a person asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The role.
+    pub role: RoleName,
+    /// The purpose.
+    pub purpose: Purpose,
+    /// The reason, when one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// The lifetime in seconds: what was asked for, or the role's default.
+    pub ttl: u64,
+}
+
+/// What policy decided, and by which policies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// The ids of the policies that decided. Empty when no policy permits it.
+    pub policies: Vec<String>,
+    /// The digest of the policy set.
+    pub policy_set: String,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The request line: method and target.
+    pub request: String,
+    /// A word that programs can rely on.
+    pub code: String,
+    /// The same for people.
+    pub detail: String,
+}
+
+/// A certificate as it was signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedCertificate {
+    /// `ssh-user`, `ssh-host`, `x509-client` or `x509-server`.
+    pub form: String,
+    /// Its serial number.
+    pub serial: Serial,
+    /// The SSH key id, or the X.509 subject.
+    pub key_id: String,
+    /// From when it is good.
+    pub valid_after: Timestamp,
+    /// Until when.
+    pub valid_before: Timestamp,
+    /// The fingerprint of the CA key that signed it.
+    pub ca: String,
+    /// The certificate itself: an OpenSSH line or PEM.
+    pub certificate: String,
+}
+
+/// A CA key as it entered the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityKey {
+    /// What it signs.
+    pub purpose: String,
+    /// An OpenSSH line, or a certificate in PEM.
+    pub public: String,
+}
+
+impl Event {
+    /// The requester, for the log's index.
+    pub fn requester(&self) -> Option<&UserName> {
+        self.by().map(|actor| &actor.requester)
+    }
+
+    /// The user that something was done to, for the log's index.
+    pub fn subject(&self) -> Option<&UserName> {
+        match self {
+            Self::UserEnrolled { user, .. }
+            | Self::UserDisabled { user, .. }
+            | Self::UserEnabled { user, .. }
+            | Self::UserRemoved { user, .. }
+            | Self::KeyEnrolled { user, .. }
+            | Self::KeyRemoved { user, .. } => Some(user),
+            _ => None,
+        }
+    }
+
+    /// What a person asked for.
+    pub fn request(&self) -> Option<&Asked> {
+        match self {
+            Self::CertificateIssued { request, .. } => Some(request),
+            Self::RequestRefused { request, .. } => request.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The certificate, when one was issued.
+    pub fn certificate(&self) -> Option<&RecordedCertificate> {
+        match self {
+            Self::CertificateIssued { certificate, .. }
+            | Self::HostCertificateIssued { certificate, .. }
+            | Self::ServerCertificateIssued { certificate, .. } => Some(certificate),
+            _ => None,
+        }
+    }
+
+    /// Who did it.
+    pub fn by(&self) -> Option<&Actor> {
+        match self {
+            Self::UserEnrolled { by, .. } => by.as_ref(),
+            Self::UserDisabled { by, .. }
+            | Self::UserEnabled { by, .. }
+            | Self::UserRemoved { by, .. }
+            | Self::KeyEnrolled { by, .. }
+            | Self::KeyRemoved { by, .. }
+            | Self::CertificateIssued { by, .. }
+            | Self::HostCertificateIssued { by, .. }
+            | Self::RequestRefused { by, .. } => Some(by),
+            Self::AuthorityCreated { .. }
+            | Self::ServerStarted { .. }
+            | Self::PolicyLoaded { .. }
+            | Self::ServerCertificateIssued { .. }
+            | Self::UnauthenticatedRefused { .. }
+            | Self::RequestFailed => None,
+        }
+    }
+
+    /// The `kind` in its JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::AuthorityCreated { .. } => "authority-created",
+            Self::ServerStarted { .. } => "server-started",
+            Self::PolicyLoaded { .. } => "policy-loaded",
+            Self::UserEnrolled { .. } => "user-enrolled",
+            Self::UserDisabled { .. } => "user-disabled",
+            Self::UserEnabled { .. } => "user-enabled",
+            Self::UserRemoved { .. } => "user-removed",
+            Self::KeyEnrolled { .. } => "key-enrolled",
+            Self::KeyRemoved { .. } => "key-removed",
+            Self::CertificateIssued { .. } => "certificate-issued",
+            Self::HostCertificateIssued { .. } => "host-certificate-issued",
+            Self::ServerCertificateIssued { .. } => "server-certificate-issued",
+            Self::RequestRefused { .. } => "request-refused",
+            Self::UnauthenticatedRefused { .. } => "unauthenticated-refused",
+            Self::RequestFailed => "request-failed",
+        }
+    }
+}
