@@ -19,6 +19,7 @@
 
 pub mod audit;
 pub mod certificate;
+pub mod identity;
 pub mod keys;
 pub mod model;
 pub mod policy;

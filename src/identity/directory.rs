@@ -1,0 +1,172 @@
+use std::collections::{BTreeMap, HashMap};
+
+use ssh_key::PublicKey;
+
+use super::key_fingerprint;
+use crate::audit::{Entry, Event};
+use crate::model::{GroupName, Timestamp, UserKey, UserName, UserSummary};
+
+/// Who is enrolled, rebuilt from the audit log's entries: there is no other record of it.
+#[derive(Clone, Debug, Default)]
+pub struct Directory {
+    users: BTreeMap<UserName, User>,
+    /// Which user a key is bound to. A key is bound to one at most.
+    owners: HashMap<String, UserName>,
+}
+
+/// An enrolled user.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// The user's name.
+    pub name: UserName,
+    /// The user's groups.
+    pub groups: Vec<GroupName>,
+    /// Whether requests are taken.
+    pub enabled: bool,
+    /// Public keys as OpenSSH lines, by fingerprint.
+    pub keys: BTreeMap<String, String>,
+    /// When the user was enrolled.
+    pub enrolled: Timestamp,
+}
+
+impl Directory {
+    /// Takes in an entry that was committed. Entries about anything else change nothing.
+    pub fn apply(&mut self, entry: &Entry) {
+        match &entry.event {
+            Event::UserEnrolled {
+                user,
+                groups,
+                public_key,
+                ..
+            } => {
+                let new = User {
+                    name: user.clone(),
+                    groups: groups.clone(),
+                    enabled: true,
+                    keys: BTreeMap::new(),
+                    enrolled: entry.time,
+                };
+                self.users.insert(user.clone(), new);
+                self.bind(user, public_key);
+            }
+            Event::UserDisabled { user, .. } => self.set_enabled(user, false),
+            Event::UserEnabled { user, .. } => self.set_enabled(user, true),
+            Event::UserRemoved { user, .. } => {
+                self.users.remove(user);
+                self.owners.retain(|_, owner| owner != user);
+            }
+            Event::KeyEnrolled {
+                user, public_key, ..
+            } => self.bind(user, public_key),
+            Event::KeyRemoved {
+                user, fingerprint, ..
+            } => {
+                self.owners.remove(fingerprint);
+                if let Some(user) = self.users.get_mut(user) {
+                    user.keys.remove(fingerprint);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The user that a key is bound to.
+    pub fn by_fingerprint(&self, fingerprint: &str) -> Option<&User> {
+        self.users.get(self.owners.get(fingerprint)?)
+    }
+
+    /// The user of that name.
+    pub fn find(&self, name: &UserName) -> Option<&User> {
+        self.users.get(name)
+    }
+
+    /// All users by name.
+    pub fn iter(&self) -> impl Iterator<Item = &User> {
+        self.users.values()
+    }
+
+    /// Checks that a user can be enrolled.
+    ///
+    /// # Errors
+    /// When the name or the key is in use.
+    pub fn check_new_user(&self, name: &UserName, key: &PublicKey) -> Result<(), EnrolmentError> {
+        if self.users.contains_key(name) {
+            return Err(EnrolmentError::NameInUse(name.clone()));
+        }
+        self.check_new_key(key)
+    }
+
+    /// Checks that a key can be enrolled.
+    ///
+    /// # Errors
+    /// When it is in use.
+    pub fn check_new_key(&self, key: &PublicKey) -> Result<(), EnrolmentError> {
+        let fingerprint = key_fingerprint(key.key_data());
+        match self.owners.get(&fingerprint) {
+            Some(owner) => Err(EnrolmentError::KeyInUse {
+                fingerprint,
+                owner: owner.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn bind(&mut self, user: &UserName, public_key: &str) {
+        // What is in the log was parsed before it got there.
+        let (Some(user), Ok(key)) = (
+            self.users.get_mut(user),
+            PublicKey::from_openssh(public_key),
+        ) else {
+            return;
+        };
+        let fingerprint = key_fingerprint(key.key_data());
+        self.owners.insert(fingerprint.clone(), user.name.clone());
+        user.keys.insert(fingerprint, public_key.to_owned());
+    }
+
+    fn set_enabled(&mut self, user: &UserName, enabled: bool) {
+        if let Some(user) = self.users.get_mut(user) {
+            user.enabled = enabled;
+        }
+    }
+}
+
+impl User {
+    /// What the API says of the user.
+    pub fn summary(&self) -> UserSummary {
+        UserSummary {
+            name: self.name.clone(),
+            groups: self.groups.clone(),
+            enabled: self.enabled,
+            keys: self
+                .keys
+                .iter()
+                .map(|(fingerprint, public_key)| UserKey {
+                    fingerprint: fingerprint.clone(),
+                    public_key: public_key.clone(),
+                })
+                .collect(),
+            enrolled: self.enrolled,
+        }
+    }
+}
+
+/// Why a user or a key can't be enrolled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EnrolmentError {
+    /// The name is taken.
+    #[error(
+        "user {0} is already enrolled: choose another name, or add a key with `hallpass user key add`"
+    )]
+    NameInUse(UserName),
+    /// The key is somebody's. Two people never share one.
+    #[error(
+        "key {fingerprint} is already enrolled for user {owner}: every user needs a key of their own"
+    )]
+    KeyInUse {
+        /// The key's fingerprint.
+        fingerprint: String,
+        /// Whose it is.
+        owner: UserName,
+    },
+}
