@@ -18,6 +18,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod audit;
+pub mod authority;
 pub mod certificate;
 pub mod identity;
 pub mod keys;

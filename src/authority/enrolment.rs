@@ -1,0 +1,294 @@
+//! Who may ask at all.
+
+use std::net::IpAddr;
+use std::sync::PoisonError;
+
+use ssh_key::PublicKey;
+
+use super::{Authority, Refusal, now, spent};
+use crate::audit::{Actor, Event};
+use crate::certificate::{check_ssh_key, parse_public_key};
+use crate::identity::{Directory, EnrolmentError, SignedRequest, User};
+use crate::model::{NewKey, NewUser, Timestamp, UserName, UserSummary};
+use crate::policy::AdminAction;
+
+const MOST_KEYS: usize = 20;
+const MOST_GROUPS: usize = 50;
+
+impl Authority {
+    /// Everybody who is enrolled.
+    ///
+    /// # Errors
+    /// When the requester may not know, or can't be served.
+    pub async fn users(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<Vec<UserSummary>, Refusal> {
+        let now = now();
+        let (requester, _) = self
+            .administrator(request, source, AdminAction::ManageUsers, now)
+            .await?;
+        self.read(&requester, now).await?;
+        Ok(self.directory().iter().map(User::summary).collect())
+    }
+
+    /// One enrolled user.
+    ///
+    /// # Errors
+    /// When there is none of that name, or the requester may not know.
+    pub async fn user(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        name: &str,
+    ) -> Result<UserSummary, Refusal> {
+        let now = now();
+        let (requester, _) = self
+            .administrator(request, source, AdminAction::ManageUsers, now)
+            .await?;
+        self.read(&requester, now).await?;
+        let directory = self.directory();
+        Ok(enrolled(&directory, name)?.summary())
+    }
+
+    /// Enrols a user.
+    ///
+    /// # Errors
+    /// When the name or the key is illegal or in use.
+    pub async fn enrol(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<UserSummary, Refusal> {
+        self.change(request, source, |directory, by| {
+            let mut new: NewUser = self.parse(request)?;
+            let key = enrollable(&new.public_key)?;
+            directory.check_new_user(&new.name, &key)?;
+            if new.groups.len() > MOST_GROUPS {
+                return Err(Refusal::illegal(format!(
+                    "groups: give at most {MOST_GROUPS}"
+                )));
+            }
+            new.groups.sort();
+            new.groups.dedup();
+            let event = Event::UserEnrolled {
+                user: new.name.clone(),
+                groups: new.groups,
+                public_key: line(&key)?,
+                by: Some(by),
+            };
+            Ok((new.name, event))
+        })
+        .await?
+        .ok_or_else(|| Refusal::Internal("the user is gone again".to_owned()))
+    }
+
+    /// Stops taking a user's requests.
+    ///
+    /// # Errors
+    /// When there is no such user, or it is the requester.
+    pub async fn disable(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        name: &str,
+    ) -> Result<UserSummary, Refusal> {
+        self.change(request, source, |directory, by| {
+            let user = enrolled(directory, name)?.name.clone();
+            not_oneself(&user, &by)?;
+            Ok((user.clone(), Event::UserDisabled { user, by }))
+        })
+        .await?
+        .ok_or_else(|| nobody(name))
+    }
+
+    /// Takes a user's requests again.
+    ///
+    /// # Errors
+    /// When there is no such user.
+    pub async fn enable(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        name: &str,
+    ) -> Result<UserSummary, Refusal> {
+        self.change(request, source, |directory, by| {
+            let user = enrolled(directory, name)?.name.clone();
+            Ok((user.clone(), Event::UserEnabled { user, by }))
+        })
+        .await?
+        .ok_or_else(|| nobody(name))
+    }
+
+    /// Removes a user and all keys of theirs. The log keeps what they did.
+    ///
+    /// # Errors
+    /// When there is no such user, or it is the requester.
+    pub async fn remove(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        name: &str,
+    ) -> Result<(), Refusal> {
+        self.change(request, source, |directory, by| {
+            let user = enrolled(directory, name)?.name.clone();
+            not_oneself(&user, &by)?;
+            Ok((user.clone(), Event::UserRemoved { user, by }))
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Enrols another key of a user.
+    ///
+    /// # Errors
+    /// When there is no such user, or the key is illegal or in use.
+    pub async fn enrol_key(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        name: &str,
+    ) -> Result<UserSummary, Refusal> {
+        self.change(request, source, |directory, by| {
+            let user = enrolled(directory, name)?;
+            if user.keys.len() >= MOST_KEYS {
+                let detail = format!("user {name} has {MOST_KEYS} keys already: remove one first");
+                return Err(Refusal::Conflict(detail));
+            }
+            let new: NewKey = self.parse(request)?;
+            let key = enrollable(&new.public_key)?;
+            directory.check_new_key(&key)?;
+            let user = user.name.clone();
+            let event = Event::KeyEnrolled {
+                user: user.clone(),
+                public_key: line(&key)?,
+                by,
+            };
+            Ok((user, event))
+        })
+        .await?
+        .ok_or_else(|| nobody(name))
+    }
+
+    /// Removes a key of a user.
+    ///
+    /// # Errors
+    /// When there is no such user or key, or it is the key that signed the request.
+    pub async fn remove_key(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        name: &str,
+        fingerprint: &str,
+    ) -> Result<UserSummary, Refusal> {
+        self.change(request, source, |directory, by| {
+            let user = enrolled(directory, name)?;
+            if !user.keys.contains_key(fingerprint) {
+                let detail = format!("user {name} has no such key: `hallpass user show {name}`");
+                return Err(Refusal::NotFound(detail));
+            }
+            if by.fingerprint == fingerprint {
+                let detail = "this key signs your requests: sign this one with another key of \
+                              yours, or leave it to another administrator";
+                return Err(Refusal::Conflict(detail.to_owned()));
+            }
+            let user = user.name.clone();
+            let fingerprint = fingerprint.to_owned();
+            Ok((
+                user.clone(),
+                Event::KeyRemoved {
+                    user,
+                    fingerprint,
+                    by,
+                },
+            ))
+        })
+        .await?
+        .ok_or_else(|| nobody(name))
+    }
+
+    /// One change of the directory: checked, logged and taken in, with no other in between. Gives
+    /// the user as changed, when there still is one.
+    async fn change(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        make: impl FnOnce(&Directory, Actor) -> Result<(UserName, Event), Refusal>,
+    ) -> Result<Option<UserSummary>, Refusal> {
+        let now: Timestamp = now();
+        let (requester, _) = self
+            .administrator(request, source, AdminAction::ManageUsers, now)
+            .await?;
+        let _alone = self.changes.lock().await;
+        let made = make(&self.directory(), requester.actor.clone());
+        let (user, event) = match made {
+            Ok(made) => made,
+            Err(refusal) => {
+                return Err(self
+                    .refuse(&requester, request, None, None, refusal, now)
+                    .await);
+            }
+        };
+        let entry = self
+            .log
+            .reserve(now)?
+            .commit(event, Some(spent(&requester, now)))
+            .await?;
+        let mut directory = self
+            .directory
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        directory.apply(&entry);
+        Ok(directory.find(&user).map(User::summary))
+    }
+}
+
+/// Reads a key that a user may have.
+pub(super) fn enrollable(text: &str) -> Result<PublicKey, Refusal> {
+    let illegal = |error| Refusal::illegal(format!("public_key: {error}"));
+    let key = parse_public_key(text).map_err(illegal)?;
+    check_ssh_key(key.key_data()).map_err(illegal)?;
+    Ok(key)
+}
+
+/// A key as the log keeps it: without its comment, which anybody may have written.
+pub(super) fn line(key: &PublicKey) -> Result<String, ssh_key::Error> {
+    PublicKey::from(key.key_data().clone()).to_openssh()
+}
+
+/// Keeps at least one administrator.
+fn not_oneself(user: &UserName, by: &Actor) -> Result<(), Refusal> {
+    if *user == by.requester {
+        let detail = "you can't do this to yourself: leave it to another administrator";
+        return Err(Refusal::Conflict(detail.to_owned()));
+    }
+    Ok(())
+}
+
+fn enrolled<'a>(directory: &'a Directory, name: &str) -> Result<&'a User, Refusal> {
+    name.parse()
+        .ok()
+        .and_then(|name: UserName| directory.find(&name))
+        .ok_or_else(|| nobody(name))
+}
+
+fn nobody(name: &str) -> Refusal {
+    let name: String = name.chars().take(64).collect();
+    Refusal::NotFound(format!(
+        "there is no user {:?}: `hallpass user list` shows all",
+        name
+    ))
+}
+
+impl From<ssh_key::Error> for Refusal {
+    fn from(error: ssh_key::Error) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl From<EnrolmentError> for Refusal {
+    fn from(error: EnrolmentError) -> Self {
+        Self::Conflict(error.to_string())
+    }
+}

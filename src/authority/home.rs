@@ -1,0 +1,268 @@
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::model::HostName;
+
+/// A home: the folder that holds everything a CA is.
+#[derive(Clone, Debug)]
+pub struct Home {
+    folder: PathBuf,
+}
+
+impl Home {
+    /// Of that folder, which may not exist yet.
+    pub fn new(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// Where a home is when none is named: `/var/lib/hallpass` for root, else `hallpass` in the
+    /// user's data folder (`XDG_DATA_HOME`).
+    pub fn default_folder() -> PathBuf {
+        // SAFETY: geteuid has no preconditions.
+        if unsafe { libc::geteuid() } == 0 {
+            return PathBuf::from("/var/lib/hallpass");
+        }
+        let data = std::env::var_os("XDG_DATA_HOME").filter(|folder| !folder.is_empty());
+        let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share"));
+        data.map(PathBuf::from)
+            .or_else(home)
+            .unwrap_or_default()
+            .join("hallpass")
+    }
+
+    /// The folder itself.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// `hallpass.toml`
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.join("hallpass.toml")
+    }
+
+    /// `keys/`
+    pub fn keys(&self) -> PathBuf {
+        self.folder.join("keys")
+    }
+
+    /// `policies/`
+    pub fn policies(&self) -> PathBuf {
+        self.folder.join("policies")
+    }
+
+    /// `hallpass.db`
+    pub fn database(&self) -> PathBuf {
+        self.folder.join("hallpass.db")
+    }
+
+    /// Checks that it is a home that nobody else can change, and reads its configuration.
+    ///
+    /// # Errors
+    /// Says what is wrong and how to mend it.
+    pub fn config(&self) -> Result<Config, HomeError> {
+        let path = self.config_path();
+        let missing = |path: &Path| HomeError::Missing {
+            path: path.to_owned(),
+        };
+        if !self.folder.is_dir() {
+            return Err(missing(&self.folder));
+        }
+        for part in [self.keys(), self.policies(), self.database(), path.clone()] {
+            if !part.exists() {
+                return Err(HomeError::Incomplete { part });
+            }
+        }
+        for part in [self.folder.clone(), path.clone()] {
+            let metadata = fs::metadata(&part).map_err(|source| HomeError::File {
+                path: part.clone(),
+                source,
+            })?;
+            if metadata.mode() & 0o022 != 0 {
+                return Err(HomeError::Writable { path: part });
+            }
+        }
+        let text = fs::read_to_string(&path).map_err(|source| HomeError::File {
+            path: path.clone(),
+            source,
+        })?;
+        let config = toml::from_str(&text).map_err(|error| HomeError::Config {
+            path,
+            detail: error.to_string(),
+        })?;
+        Config::overridden(config)
+    }
+
+    /// Takes the home for one process.
+    ///
+    /// # Errors
+    /// When another process has it.
+    pub(super) fn lock(&self) -> Result<File, HomeError> {
+        let path = self.folder.join("hallpass.lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|source| HomeError::File {
+                path: path.clone(),
+                source,
+            })?;
+        match lock.try_lock() {
+            Ok(()) => Ok(lock),
+            Err(fs::TryLockError::WouldBlock) => Err(HomeError::InUse {
+                folder: self.folder.clone(),
+            }),
+            Err(fs::TryLockError::Error(source)) => Err(HomeError::File { path, source }),
+        }
+    }
+}
+
+/// `hallpass.toml`, each value overridden by `HALLPASS_...` where that is set.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen (`HALLPASS_LISTEN`).
+    #[serde(default = "Config::default_listen")]
+    pub listen: SocketAddr,
+    /// The names that clients reach the server by (`HALLPASS_NAMES`, separated by commas).
+    #[serde(default = "Config::default_names")]
+    pub names: Vec<HostName>,
+    /// How to write the server's own log (`HALLPASS_LOG_FORMAT`).
+    #[serde(default)]
+    pub log_format: LogFormat,
+}
+
+/// How the server's own log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One line a record, for people.
+    #[default]
+    Text,
+    /// One JSON object a record.
+    Json,
+}
+
+impl Config {
+    /// What `init` writes.
+    pub const STARTER: &'static str = include_str!("hallpass.toml");
+
+    /// Where to listen when nothing is configured.
+    pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
+
+    fn default_listen() -> SocketAddr {
+        Self::DEFAULT_LISTEN
+    }
+
+    fn default_names() -> Vec<HostName> {
+        ["localhost", "127.0.0.1"]
+            .iter()
+            .filter_map(|name| name.parse().ok())
+            .collect()
+    }
+
+    fn overridden(mut self) -> Result<Self, HomeError> {
+        if let Some((name, value)) = variable("HALLPASS_LISTEN") {
+            self.listen = value.parse().map_err(|_| HomeError::Variable {
+                name,
+                detail: format!("{value:?} is no address: use one such as 0.0.0.0:8443"),
+            })?;
+        }
+        if let Some((name, value)) = variable("HALLPASS_NAMES") {
+            self.names = value
+                .split(',')
+                .map(|part| part.trim().parse())
+                .collect::<Result<_, _>>()
+                .map_err(|error: crate::model::Invalid| HomeError::Variable {
+                    name,
+                    detail: error.to_string(),
+                })?;
+        }
+        if let Some((name, value)) = variable("HALLPASS_LOG_FORMAT") {
+            self.log_format = match value.as_str() {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => {
+                    let detail = format!("{value:?} is no format: use text or json");
+                    return Err(HomeError::Variable { name, detail });
+                }
+            };
+        }
+        if self.names.is_empty() {
+            return Err(HomeError::NoNames);
+        }
+        Ok(self)
+    }
+}
+
+fn variable(name: &'static str) -> Option<(&'static str, String)> {
+    std::env::var(name)
+        .ok()
+        .filter(|value| !value.is_empty())
+        .map(|value| (name, value))
+}
+
+/// What is wrong with a home.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// There is no such folder.
+    #[error("there is no home at {path}: make one with `hallpass init --home {path}`")]
+    Missing {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Something that every home has is not there.
+    #[error(
+        "{part} is missing: restore it from a backup; when `hallpass init` was interrupted, remove \
+         the home and run it again"
+    )]
+    Incomplete {
+        /// What.
+        part: PathBuf,
+    },
+    /// Others can change it.
+    #[error("others can change {path}: run chmod go-w {path}")]
+    Writable {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// A file can't be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The configuration is not legal.
+    #[error("{path}: {detail}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What and where.
+        detail: String,
+    },
+    /// A variable is not legal.
+    #[error("{name}: {detail}")]
+    Variable {
+        /// Its name.
+        name: &'static str,
+        /// What.
+        detail: String,
+    },
+    /// Nobody could reach the server.
+    #[error("hallpass.toml: names is empty: list the names that clients reach the server by")]
+    NoNames,
+    /// Another process works on it.
+    #[error("another hallpass works on {folder}: stop it first")]
+    InUse {
+        /// The home.
+        folder: PathBuf,
+    },
+}

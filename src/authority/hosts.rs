@@ -1,0 +1,234 @@
+//! Certificates for hosts, which an administrator asks for, and the server's own.
+
+use std::net::IpAddr;
+
+use super::{Authority, Refusal, now, recorded, spent};
+use crate::audit::{Event, Slot};
+use crate::certificate::{
+    CsrSubject, ServerGrant, SshHostGrant, Validity, check_ssh_key, parse_public_key,
+};
+use crate::identity::{Requester, SignedRequest, key_fingerprint};
+use crate::keys::random_bytes;
+use crate::model::{CertificateAnswer, HostCertificateRequest, HostName, HostTtl, Timestamp};
+use crate::policy::AdminAction;
+
+/// How long a host's certificate lives when nothing else is asked for.
+const DEFAULT_HOST_TTL: u64 = 30 * 24 * 60 * 60;
+const MOST_NAMES: usize = 32;
+
+/// The server's TLS certificate and the key that it belongs to.
+pub struct ServerCertificate {
+    /// Its chain in PEM: the certificate, the issuing CA's, the root's. The root is sent along so
+    /// that a client which knows no more than its fingerprint can pin it.
+    pub chain: String,
+    /// The private key, which never leaves the process's memory.
+    pub key: rcgen::KeyPair,
+    /// Until when it is good.
+    pub valid_before: Timestamp,
+}
+
+impl Authority {
+    /// Issues an SSH host certificate.
+    ///
+    /// # Errors
+    /// When the request is refused or can't be served.
+    pub async fn certify_ssh_host(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<CertificateAnswer, Refusal> {
+        let now = now();
+        let (requester, decision) = self
+            .administrator(request, source, AdminAction::CertifyHosts, now)
+            .await?;
+        let subject = self.parse(request).and_then(|ask: HostCertificateRequest| {
+            let key = parse_public_key(&ask.subject)
+                .map_err(|error| Refusal::illegal(format!("subject: {error}")))?;
+            check_ssh_key(key.key_data())
+                .map_err(|error| Refusal::illegal(format!("subject: {error}")))?;
+            let (names, ttl) = bounds(ask.names, ask.ttl)?;
+            Ok((key, names, ttl))
+        });
+        let (subject, names, ttl) = match subject {
+            Ok(subject) => subject,
+            Err(refusal) => {
+                return Err(self
+                    .refuse(&requester, request, None, None, refusal, now)
+                    .await);
+            }
+        };
+        let validity = Validity::host(now, ttl);
+        let slot = self.log.reserve(now)?;
+        let grant = SshHostGrant {
+            subject: subject.key_data(),
+            serial: slot.serial(),
+            entry: slot.index(),
+            requester: &requester.actor.requester,
+            names: &names,
+            validity,
+            nonce: random_bytes()?,
+        };
+        let certificate = self.ssh_host.host_certificate(&grant)?;
+        let ca = key_fingerprint(self.ssh_host.public_key().key_data());
+        let key_id = grant.key_id();
+        let record = recorded(
+            "ssh-host",
+            slot.serial(),
+            key_id,
+            validity,
+            ca,
+            certificate.clone(),
+        );
+        self.release_host(requester, slot, names, decision, record, certificate, now)
+            .await
+    }
+
+    /// Issues a TLS server certificate, such as a database's.
+    ///
+    /// # Errors
+    /// When the request is refused or can't be served.
+    pub async fn certify_tls_host(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<CertificateAnswer, Refusal> {
+        let now = now();
+        let (requester, decision) = self
+            .administrator(request, source, AdminAction::CertifyHosts, now)
+            .await?;
+        let subject = self.parse(request).and_then(|ask: HostCertificateRequest| {
+            let key = CsrSubject::from_pem(&ask.subject)
+                .map_err(|error| Refusal::illegal(format!("subject: {error}")))?;
+            let (names, ttl) = bounds(ask.names, ask.ttl)?;
+            Ok((key, names, ttl))
+        });
+        let (subject, names, ttl) = match subject {
+            Ok(subject) => subject,
+            Err(refusal) => {
+                return Err(self
+                    .refuse(&requester, request, None, None, refusal, now)
+                    .await);
+            }
+        };
+        let validity = Validity::host(now, ttl);
+        let slot = self.log.reserve(now)?;
+        let serial = slot.serial();
+        let grant = ServerGrant {
+            subject: &subject,
+            serial,
+            names: &names,
+            validity,
+        };
+        let certificate = self.x509.server_certificate(&grant)?;
+        let chain = format!("{certificate}{}", self.x509.certificate_pem());
+        let ca = self.x509_fingerprint.clone();
+        let record = recorded(
+            "x509-server",
+            serial,
+            common_name(&names),
+            validity,
+            ca,
+            certificate,
+        );
+        self.release_host(requester, slot, names, decision, record, chain, now)
+            .await
+    }
+
+    /// Issues the server's own TLS certificate, with a fresh key.
+    ///
+    /// # Errors
+    /// When it can't be made or logged.
+    pub async fn certify_itself(
+        &self,
+        names: Vec<HostName>,
+        ttl: HostTtl,
+    ) -> Result<ServerCertificate, Refusal> {
+        let now = now();
+        let validity = Validity::host(now, ttl);
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
+            .map_err(crate::certificate::CertificateError::from)?;
+        let slot = self.log.reserve(now)?;
+        let serial = slot.serial();
+        let grant = ServerGrant {
+            subject: &key,
+            serial,
+            names: &names,
+            validity,
+        };
+        let certificate = self.x509.own_server_certificate(&grant)?;
+        let chain = format!(
+            "{certificate}{}{}",
+            self.x509.certificate_pem(),
+            self.trust.x509.join("")
+        );
+        let ca = self.x509_fingerprint.clone();
+        let certificate = recorded(
+            "x509-server",
+            serial,
+            common_name(&names),
+            validity,
+            ca,
+            certificate,
+        );
+        slot.commit(Event::ServerCertificateIssued { names, certificate }, None)
+            .await?;
+        Ok(ServerCertificate {
+            chain,
+            key,
+            valid_before: validity.before,
+        })
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what the entry and the answer consist of"
+    )]
+    async fn release_host(
+        &self,
+        requester: Requester,
+        slot: Slot,
+        names: Vec<HostName>,
+        decision: crate::audit::Decision,
+        record: crate::audit::RecordedCertificate,
+        certificate: String,
+        now: Timestamp,
+    ) -> Result<CertificateAnswer, Refusal> {
+        let answer = CertificateAnswer {
+            entry: slot.index(),
+            serial: record.serial,
+            certificate,
+            valid_after: record.valid_after,
+            valid_before: record.valid_before,
+            good_for: names.iter().map(HostName::to_string).collect(),
+            trust: self.trust.clone(),
+        };
+        let nonce = spent(&requester, now);
+        let by = requester.actor;
+        let event = Event::HostCertificateIssued {
+            by,
+            names,
+            decision,
+            certificate: record,
+        };
+        slot.commit(event, Some(nonce)).await?;
+        Ok(answer)
+    }
+}
+
+fn bounds(names: Vec<HostName>, ttl: Option<HostTtl>) -> Result<(Vec<HostName>, HostTtl), Refusal> {
+    if names.is_empty() || names.len() > MOST_NAMES {
+        return Err(Refusal::illegal(format!(
+            "names: give 1 to {MOST_NAMES} host names"
+        )));
+    }
+    let ttl = match ttl {
+        Some(ttl) => ttl,
+        None => HostTtl::from_secs(DEFAULT_HOST_TTL)
+            .map_err(|error| Refusal::Internal(error.to_string()))?,
+    };
+    Ok((names, ttl))
+}
+
+fn common_name(names: &[HostName]) -> String {
+    format!("CN={}", names.first().map_or("", HostName::as_str))
+}

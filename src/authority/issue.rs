@@ -1,0 +1,411 @@
+//! Certificates for people: identify, decide, grant, sign, log, release. docs/issuance.md tells
+//! why in this order.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use ssh_key::SshSig;
+use ssh_key::public::KeyData;
+
+use super::{Authority, Refusal, now, recorded, spent};
+use crate::audit::{Asked, Decision, Event};
+use crate::certificate::{
+    ClientGrant, CsrSubject, SshUserGrant, SubjectError, Validity, check_ssh_key, parse_public_key,
+};
+use crate::identity::{
+    self, POSSESSION_NAMESPACE, Requester, SignedRequest, key_fingerprint, possession_message,
+};
+use crate::keys::random_bytes;
+use crate::model::{
+    Access, CertificateAnswer, DatabaseUser, PrincipalName, Purpose, Reason, Role, RoleName,
+    SourceAddress, SshCertificateRequest, Timestamp, Ttl, X509CertificateRequest,
+};
+
+/// A request within its role's bounds that policy permits.
+struct Granted<'a> {
+    role: &'a Role,
+    purpose: Purpose,
+    ttl: Ttl,
+    asked: Asked,
+    decision: Decision,
+}
+
+/// A request that is refused, with what of it the log should have.
+struct Declined {
+    asked: Option<Asked>,
+    decision: Option<Decision>,
+    refusal: Refusal,
+}
+
+impl From<Refusal> for Declined {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            asked: None,
+            decision: None,
+            refusal,
+        }
+    }
+}
+
+impl Authority {
+    /// Issues an SSH user certificate.
+    ///
+    /// # Errors
+    /// When the request is refused or can't be served; every refusal is in the log.
+    pub async fn issue_ssh(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<CertificateAnswer, Refusal> {
+        let now = now();
+        let requester = self.identify(request, source, now).await?;
+        match self.grant_ssh(request, &requester) {
+            Ok((subject, granted)) => self.sign_ssh(&requester, &subject, granted, now).await,
+            Err(declined) => Err(self.decline(&requester, request, declined, now).await),
+        }
+    }
+
+    /// Issues an X.509 client certificate for a database.
+    ///
+    /// # Errors
+    /// When the request is refused or can't be served; every refusal is in the log.
+    pub async fn issue_x509(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<CertificateAnswer, Refusal> {
+        let now = now();
+        let requester = self.identify(request, source, now).await?;
+        match self.grant_x509(request, &requester) {
+            Ok((subject, granted)) => self.sign_x509(&requester, &subject, granted, now).await,
+            Err(declined) => Err(self.decline(&requester, request, declined, now).await),
+        }
+    }
+
+    fn grant_ssh(
+        &self,
+        request: &SignedRequest,
+        requester: &Requester,
+    ) -> Result<(KeyData, Granted<'_>), Declined> {
+        let ask: SshCertificateRequest = self.parse(request)?;
+        let granted = self.grant(requester, &ask.role, &ask.purpose, ask.reason, ask.ttl)?;
+        if !matches!(granted.role.access, Access::Ssh(_)) {
+            return Err(wrong_kind(
+                granted,
+                "ask for an X.509 certificate (`hallpass psql`)",
+            ));
+        }
+        match self.ssh_subject(&ask.public_key, &ask.possession, requester) {
+            Ok(subject) => Ok((subject, granted)),
+            Err(refusal) => Err(Declined {
+                asked: Some(granted.asked),
+                decision: None,
+                refusal,
+            }),
+        }
+    }
+
+    fn grant_x509(
+        &self,
+        request: &SignedRequest,
+        requester: &Requester,
+    ) -> Result<(CsrSubject, Granted<'_>), Declined> {
+        let ask: X509CertificateRequest = self.parse(request)?;
+        let granted = self.grant(requester, &ask.role, &ask.purpose, ask.reason, ask.ttl)?;
+        if !matches!(granted.role.access, Access::Database(_)) {
+            return Err(wrong_kind(
+                granted,
+                "ask for an SSH certificate (`hallpass ssh`)",
+            ));
+        }
+        match CsrSubject::from_pem(&ask.csr) {
+            Ok(subject) => Ok((subject, granted)),
+            Err(error) => Err(Declined {
+                asked: Some(granted.asked),
+                decision: None,
+                refusal: Refusal::illegal(format!("csr: {error}")),
+            }),
+        }
+    }
+
+    /// Holds a request against its role and policy.
+    fn grant(
+        &self,
+        requester: &Requester,
+        name: &RoleName,
+        purpose: &Purpose,
+        reason: Option<Reason>,
+        ttl: Option<Ttl>,
+    ) -> Result<Granted<'_>, Declined> {
+        let role = self
+            .policy
+            .roles
+            .find(name)
+            .ok_or_else(|| Refusal::Denied {
+                code: "unknown-role",
+                detail: format!("there is no role {name}: `hallpass role list` shows yours"),
+            })?;
+        let ttl = ttl.unwrap_or(role.default_ttl);
+        let asked = Asked {
+            role: name.clone(),
+            purpose: purpose.clone(),
+            reason: reason.clone(),
+            ttl: ttl.as_secs(),
+        };
+        if let Some(refusal) = out_of_bounds(role, purpose, reason.as_ref(), ttl) {
+            return Err(Declined {
+                asked: Some(asked),
+                decision: None,
+                refusal,
+            });
+        }
+        let verdict = self.policy.engine.decide_request(
+            &requester.actor.requester,
+            &requester.groups,
+            role,
+            purpose,
+            ttl,
+            requester.actor.source,
+        );
+        let decision = self.decision(&verdict);
+        if !verdict.allowed {
+            let refusal = Refusal::denied(&verdict, || {
+                format!(
+                    "no policy permits {} role {name} for purpose {purpose}: `hallpass role list` \
+                     shows what you may ask for",
+                    requester.actor.requester
+                )
+            });
+            return Err(Declined {
+                asked: Some(asked),
+                decision: Some(decision),
+                refusal,
+            });
+        }
+        Ok(Granted {
+            role,
+            purpose: purpose.clone(),
+            ttl,
+            asked,
+            decision,
+        })
+    }
+
+    /// Reads the key to be certified and checks that the requester holds it.
+    fn ssh_subject(
+        &self,
+        public_key: &str,
+        possession: &str,
+        requester: &Requester,
+    ) -> Result<KeyData, Refusal> {
+        let illegal = |error: SubjectError| Refusal::illegal(format!("public_key: {error}"));
+        let subject = parse_public_key(public_key)
+            .map_err(illegal)?
+            .key_data()
+            .clone();
+        check_ssh_key(&subject).map_err(illegal)?;
+        let unproven = || Refusal::Denied {
+            code: "no-possession",
+            detail: "possession: it does not prove that you hold this key for this request: sign \
+                     the text that docs/api.md gives with the key to be certified"
+                .to_owned(),
+        };
+        let signature = SshSig::from_pem(possession).map_err(|_| unproven())?;
+        let holds = self.audiences.iter().any(|audience| {
+            let message = possession_message(
+                audience,
+                &requester.actor.fingerprint,
+                &requester.actor.nonce,
+            );
+            identity::verify(&signature, POSSESSION_NAMESPACE, message.as_bytes())
+                .is_ok_and(|key| key == subject)
+        });
+        if holds { Ok(subject) } else { Err(unproven()) }
+    }
+
+    async fn sign_ssh(
+        &self,
+        requester: &Requester,
+        subject: &KeyData,
+        granted: Granted<'_>,
+        now: Timestamp,
+    ) -> Result<CertificateAnswer, Refusal> {
+        let Access::Ssh(access) = &granted.role.access else {
+            return Err(Refusal::Internal(
+                "an SSH grant for another kind of role".to_owned(),
+            ));
+        };
+        let source_addresses = match &access.source_address {
+            SourceAddress::Any => Vec::new(),
+            SourceAddress::Requester => vec![IpNet::from(requester.actor.source)],
+            SourceAddress::Networks(networks) => networks.clone(),
+        };
+        let validity = Validity::person(now, granted.ttl);
+        let slot = self.log.reserve(now)?;
+        let grant = SshUserGrant {
+            subject,
+            serial: slot.serial(),
+            entry: slot.index(),
+            requester: &requester.actor.requester,
+            role: &granted.role.name,
+            purpose: &granted.purpose,
+            principals: &access.principals,
+            extensions: &access.extensions,
+            force_command: access.force_command.as_deref(),
+            source_addresses: &source_addresses,
+            validity,
+            nonce: random_bytes()?,
+        };
+        let certificate = self.ssh_user.user_certificate(&grant)?;
+        let ca = key_fingerprint(self.ssh_user.public_key().key_data());
+        let record = recorded(
+            "ssh-user",
+            grant.serial,
+            grant.key_id(),
+            validity,
+            ca,
+            certificate.clone(),
+        );
+        let good_for = access
+            .principals
+            .iter()
+            .map(PrincipalName::to_string)
+            .collect();
+        self.release(requester, slot, granted, record, certificate, good_for, now)
+            .await
+    }
+
+    async fn sign_x509(
+        &self,
+        requester: &Requester,
+        subject: &CsrSubject,
+        granted: Granted<'_>,
+        now: Timestamp,
+    ) -> Result<CertificateAnswer, Refusal> {
+        let Access::Database(access) = &granted.role.access else {
+            return Err(Refusal::Internal(
+                "a database grant for another kind of role".to_owned(),
+            ));
+        };
+        let validity = Validity::person(now, granted.ttl);
+        let slot = self.log.reserve(now)?;
+        let grant = ClientGrant {
+            subject,
+            serial: slot.serial(),
+            entry: slot.index(),
+            requester: &requester.actor.requester,
+            role: &granted.role.name,
+            purpose: &granted.purpose,
+            user: &access.user,
+            validity,
+        };
+        let certificate = self.x509.client_certificate(&grant)?;
+        let chain = format!("{certificate}{}", self.x509.certificate_pem());
+        let record = recorded(
+            "x509-client",
+            grant.serial,
+            grant.key_id(),
+            validity,
+            self.x509_fingerprint.clone(),
+            certificate,
+        );
+        let good_for = vec![DatabaseUser::to_string(&access.user)];
+        self.release(requester, slot, granted, record, chain, good_for, now)
+            .await
+    }
+
+    /// Commits the entry; the certificate exists for the world only after that.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what the entry and the answer consist of"
+    )]
+    async fn release(
+        &self,
+        requester: &Requester,
+        slot: crate::audit::Slot,
+        granted: Granted<'_>,
+        record: crate::audit::RecordedCertificate,
+        certificate: String,
+        good_for: Vec<String>,
+        now: Timestamp,
+    ) -> Result<CertificateAnswer, Refusal> {
+        let answer = CertificateAnswer {
+            entry: slot.index(),
+            serial: record.serial,
+            certificate,
+            valid_after: record.valid_after,
+            valid_before: record.valid_before,
+            good_for,
+            trust: self.trust.clone(),
+        };
+        let event = Event::CertificateIssued {
+            by: requester.actor.clone(),
+            request: granted.asked,
+            decision: granted.decision,
+            certificate: record,
+        };
+        slot.commit(event, Some(spent(requester, now))).await?;
+        Ok(answer)
+    }
+
+    async fn decline(
+        &self,
+        requester: &Requester,
+        request: &SignedRequest,
+        declined: Declined,
+        now: Timestamp,
+    ) -> Refusal {
+        let Declined {
+            asked,
+            decision,
+            refusal,
+        } = declined;
+        self.refuse(requester, request, asked, decision, refusal, now)
+            .await
+    }
+}
+
+fn out_of_bounds(
+    role: &Role,
+    purpose: &Purpose,
+    reason: Option<&Reason>,
+    ttl: Ttl,
+) -> Option<Refusal> {
+    let name = &role.name;
+    let (code, detail) = if !role.purposes.contains(purpose) {
+        let purposes: Vec<&str> = role.purposes.iter().map(Purpose::as_str).collect();
+        let purposes = purposes.join(", ");
+        (
+            "wrong-purpose",
+            format!("role {name} does not serve purpose {purpose}, but {purposes}"),
+        )
+    } else if ttl > role.max_ttl {
+        let longest = role.max_ttl;
+        (
+            "ttl-too-long",
+            format!("role {name} is granted for at most {longest}, not {ttl}"),
+        )
+    } else if !role.reason.accepts(reason) {
+        let detail = match role.reason.written_pattern() {
+            Some(pattern) => format!("role {name} needs a --reason that matches {pattern}"),
+            None => format!("role {name} needs a --reason"),
+        };
+        ("reason-missing", detail)
+    } else {
+        return None;
+    };
+    Some(Refusal::Denied { code, detail })
+}
+
+fn wrong_kind(granted: Granted<'_>, instead: &str) -> Declined {
+    let (name, kind) = (&granted.role.name, granted.role.access.kind());
+    let detail = format!("role {name} is for {kind}: {instead}");
+    Declined {
+        asked: Some(granted.asked),
+        decision: None,
+        refusal: Refusal::Denied {
+            code: "wrong-kind",
+            detail,
+        },
+    }
+}

@@ -1,0 +1,257 @@
+//! The use cases, and the only place where identity, policy, keys, certificates and the log meet.
+//!
+//! An [`Authority`] is handed signed requests, never somebody's conclusion about who asked. Each
+//! use case identifies the requester, decides, signs, logs, and only then lets anything out.
+
+mod enrolment;
+mod home;
+mod hosts;
+mod init;
+mod issue;
+mod open;
+mod reading;
+mod refusal;
+mod throttle;
+
+pub use home::{Config, Home, HomeError, LogFormat};
+pub use init::{Created, InitError, Inventory};
+pub use open::OpenError;
+pub use refusal::Refusal;
+
+use std::net::IpAddr;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::time::SystemTime;
+
+use serde::de::DeserializeOwned;
+
+use crate::audit::{Decision, Event, Log, Reader, RecordedCertificate, Refused};
+use crate::certificate::{IssuingCa, SshCa};
+use crate::identity::{self, Directory, ReplayGuard, Requester, SignedRequest};
+use crate::model::{Timestamp, TrustBundle};
+use crate::policy::{AdminAction, PolicySet, Verdict};
+use throttle::Throttle;
+
+/// A certificate authority at work.
+pub struct Authority {
+    ssh_user: SshCa,
+    ssh_host: SshCa,
+    x509: IssuingCa,
+    trust: TrustBundle,
+    /// What requests must be addressed to: the fingerprints of the root certificates.
+    audiences: Vec<String>,
+    /// The fingerprint of the issuing CA's certificate, for the log.
+    x509_fingerprint: String,
+    policy: PolicySet,
+    /// Changed only by who holds `changes`, and only after the change is in the log.
+    directory: RwLock<Directory>,
+    /// Makes checking a change, logging it and taking it in one step.
+    changes: tokio::sync::Mutex<()>,
+    replays: ReplayGuard,
+    throttle: Throttle,
+    log: Log,
+    reader: Reader,
+    /// Keeps other servers off this home for as long as it is open.
+    _lock: std::fs::File,
+}
+
+impl Authority {
+    /// The fingerprint that clients pin.
+    pub fn fingerprint(&self) -> &str {
+        &self.audiences[0]
+    }
+
+    /// The public keys that hosts, databases and clients must trust.
+    pub fn trust(&self) -> &TrustBundle {
+        &self.trust
+    }
+
+    /// Whether it can do its work.
+    ///
+    /// # Errors
+    /// Says what is wrong when it can't.
+    pub async fn check(&self) -> Result<(), Refusal> {
+        Ok(self.log.check().await?)
+    }
+
+    /// Waits until the log has what was handed to it, and closes it.
+    pub fn close(self) {
+        self.log.close();
+    }
+
+    /// Finds who signed the request, and logs it when nobody did.
+    async fn identify(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        now: Timestamp,
+    ) -> Result<Requester, Refusal> {
+        let found = identity::identify(
+            request,
+            &self.audiences,
+            source,
+            &self.directory(),
+            &self.replays,
+            now,
+        );
+        let refusal = match found {
+            Ok(requester) => return Ok(requester),
+            Err(refusal) => refusal,
+        };
+        tracing::info!(%source, why = %refusal.why, fingerprint = refusal.fingerprint, "refused");
+        if let Some(unlisted) = self.throttle.list(source, now) {
+            let refused = Refused {
+                request: request_line(request),
+                code: refusal.why.code().to_owned(),
+                detail: refusal.why.to_string(),
+            };
+            let event = Event::UnauthenticatedRefused {
+                source,
+                fingerprint: refusal.fingerprint,
+                refused,
+                unlisted,
+            };
+            self.log.reserve(now)?.commit(event, None).await?;
+        }
+        Err(Refusal::Unidentified)
+    }
+
+    /// Reads the body of an identified request.
+    fn parse<T: DeserializeOwned>(&self, request: &SignedRequest) -> Result<T, Refusal> {
+        let mut reader = serde_json::Deserializer::from_slice(&request.body);
+        let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+            let place = error.path().to_string();
+            let place = if place == "." {
+                "the body".to_owned()
+            } else {
+                place
+            };
+            Refusal::illegal(format!("{place}: {}", error.into_inner()))
+        })?;
+        reader
+            .end()
+            .map_err(|error| Refusal::illegal(format!("the body: {error}")))?;
+        Ok(parsed)
+    }
+
+    /// Identifies the requester and has policy decide on an administrative act. Refusals are
+    /// logged; the caller logs the rest.
+    async fn administrator(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        action: AdminAction,
+        now: Timestamp,
+    ) -> Result<(Requester, Decision), Refusal> {
+        let requester = self.identify(request, source, now).await?;
+        let verdict = self.policy.engine.decide_admin(
+            &requester.actor.requester,
+            &requester.groups,
+            action,
+            source,
+        );
+        let decision = self.decision(&verdict);
+        if verdict.allowed {
+            return Ok((requester, decision));
+        }
+        let refusal = Refusal::denied(&verdict, || {
+            format!(
+                "no policy permits {} to {}",
+                requester.actor.requester,
+                action.as_str()
+            )
+        });
+        Err(self
+            .refuse(&requester, request, None, Some(decision), refusal, now)
+            .await)
+    }
+
+    /// Logs a refusal, with the request's nonce, and gives it back. When it can't be logged, that
+    /// is what the requester is told.
+    async fn refuse(
+        &self,
+        requester: &Requester,
+        request: &SignedRequest,
+        asked: Option<crate::audit::Asked>,
+        decision: Option<Decision>,
+        refusal: Refusal,
+        now: Timestamp,
+    ) -> Refusal {
+        if !refusal.is_logged() {
+            return refusal;
+        }
+        let event = Event::RequestRefused {
+            by: requester.actor.clone(),
+            request: asked,
+            refused: Refused {
+                request: request_line(request),
+                code: refusal.code().to_owned(),
+                detail: refusal.to_string(),
+            },
+            decision,
+        };
+        let slot = match self.log.reserve(now) {
+            Ok(slot) => slot,
+            Err(error) => return error.into(),
+        };
+        match slot.commit(event, Some(spent(requester, now))).await {
+            Ok(_) => refusal,
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Spends the nonce of a request that only reads.
+    async fn read(&self, requester: &Requester, now: Timestamp) -> Result<(), Refusal> {
+        let (nonce, expires) = spent(requester, now);
+        Ok(self.log.spend(nonce, expires).await?)
+    }
+
+    fn decision(&self, verdict: &Verdict) -> Decision {
+        Decision {
+            policies: verdict.policies.clone(),
+            policy_set: self.policy.digest.clone(),
+        }
+    }
+
+    fn directory(&self) -> RwLockReadGuard<'_, Directory> {
+        self.directory
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the log keeps of a certificate.
+fn recorded(
+    form: &str,
+    serial: crate::model::Serial,
+    key_id: String,
+    validity: crate::certificate::Validity,
+    ca: String,
+    certificate: String,
+) -> RecordedCertificate {
+    RecordedCertificate {
+        form: form.to_owned(),
+        serial,
+        key_id,
+        valid_after: validity.after,
+        valid_before: validity.before,
+        ca,
+        certificate,
+    }
+}
+
+fn spent(requester: &Requester, now: Timestamp) -> (String, Timestamp) {
+    (requester.actor.nonce.clone(), ReplayGuard::expiry(now))
+}
+
+/// Method and target, cut: a stranger chose them.
+fn request_line(request: &SignedRequest) -> String {
+    let target: String = request.target.chars().take(200).collect();
+    format!("{} {target}", request.method)
+}
+
+fn now() -> Timestamp {
+    let since_1970 = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp::from_millis(since_1970.as_millis() as u64)
+}

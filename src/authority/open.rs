@@ -1,0 +1,139 @@
+use std::collections::BTreeMap;
+use std::sync::RwLock;
+
+use super::home::{Home, HomeError};
+use super::throttle::Throttle;
+use super::{Authority, now};
+use crate::audit::{Event, Log, LogError, Reader, StoreError};
+use crate::certificate::{CertificateError, IssuingCa, SshCa, fingerprint_of_pem};
+use crate::identity::{Directory, ReplayGuard};
+use crate::keys::{self, KeyKind, KeyStore, Passphrase};
+use crate::model::TrustBundle;
+use crate::policy::{PolicyError, PolicySet};
+
+impl Authority {
+    /// Opens a home: checks it, opens its keys, rebuilds what the log says, and logs the start.
+    ///
+    /// # Errors
+    /// When anything is not right: says what and how to mend it.
+    pub async fn open(home: &Home, passphrase: &Passphrase) -> Result<Self, OpenError> {
+        let now = now();
+        let lock = home.lock()?;
+        // Cheap checks before the passphrase's costly key derivation.
+        let policy = PolicySet::load(&home.policies())?;
+        let mut directory = Directory::default();
+        let mut introduced = BTreeMap::new();
+        let mut last_policy_set = None;
+        let opened = Log::open(&home.database(), now, |entry| {
+            directory.apply(&entry);
+            match entry.event {
+                Event::AuthorityCreated { keys, .. } => {
+                    introduced.extend(keys.into_iter().map(|key| (key.purpose, key.public)));
+                }
+                Event::PolicyLoaded { policy_set, .. } => last_policy_set = Some(policy_set),
+                _ => {}
+            }
+        })?;
+        let reader = Reader::open(&home.database())?;
+
+        let store = KeyStore::open(&home.keys(), passphrase)?;
+        let known = |kind: KeyKind, public: &str| match introduced.get(kind.as_str()) {
+            Some(expected) if expected == public.trim_end() => Ok(()),
+            _ => Err(OpenError::UnknownKey { kind }),
+        };
+        let ssh_user = open_ssh(&store, KeyKind::SshUser, known)?;
+        let ssh_host = open_ssh(&store, KeyKind::SshHost, known)?;
+        let issuing = store.signer(KeyKind::X509Issuing)?;
+        known(KeyKind::X509Issuing, &issuing.public)?;
+        let x509_fingerprint = fingerprint_of_pem(&issuing.public)?;
+        let x509 = IssuingCa::new(&issuing.public, issuing.signer)?;
+        // The root only ever signs issuing CAs: its key stays sealed.
+        let root = store.public(KeyKind::X509Root)?;
+        known(KeyKind::X509Root, &root)?;
+
+        let log = opened.log;
+        if last_policy_set.as_deref() != Some(policy.digest.as_str()) {
+            let event = Event::PolicyLoaded {
+                policy_set: policy.digest.clone(),
+                files: policy.files.clone(),
+            };
+            log.reserve(now)?.commit(event, None).await?;
+        }
+        let started = Event::ServerStarted {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            policy_set: policy.digest.clone(),
+        };
+        log.reserve(now)?.commit(started, None).await?;
+        Ok(Self {
+            trust: TrustBundle {
+                ssh_user: vec![openssh(&ssh_user)?],
+                ssh_host: vec![openssh(&ssh_host)?],
+                x509: vec![root.clone()],
+            },
+            ssh_user,
+            ssh_host,
+            x509,
+            audiences: vec![fingerprint_of_pem(&root)?],
+            x509_fingerprint,
+            policy,
+            directory: RwLock::new(directory),
+            changes: tokio::sync::Mutex::new(()),
+            replays: ReplayGuard::new(opened.nonces),
+            throttle: Throttle::new(),
+            log,
+            reader,
+            _lock: lock,
+        })
+    }
+}
+
+fn open_ssh(
+    store: &KeyStore,
+    kind: KeyKind,
+    known: impl Fn(KeyKind, &str) -> Result<(), OpenError>,
+) -> Result<SshCa, OpenError> {
+    let opened = store.signer(kind)?;
+    let ca = SshCa::new(opened.signer)?;
+    // What signs must be what the file beside it says, and what the log introduced.
+    if openssh(&ca)? != opened.public.trim_end() {
+        return Err(OpenError::UnknownKey { kind });
+    }
+    known(kind, &opened.public)?;
+    Ok(ca)
+}
+
+fn openssh(ca: &SshCa) -> Result<String, CertificateError> {
+    Ok(ca.public_key().to_openssh()?)
+}
+
+/// Why a home can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The keys.
+    #[error(transparent)]
+    Keys(#[from] keys::StoreError),
+    /// A key is not the one that the log introduced.
+    #[error(
+        "the {kind} key in keys/ is not the one that the audit log introduced: restore keys/ and \
+         hallpass.db from the same backup"
+    )]
+    UnknownKey {
+        /// Which.
+        kind: KeyKind,
+    },
+    /// A CA's certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The policies.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The log's database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}

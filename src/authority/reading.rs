@@ -1,0 +1,203 @@
+//! What can be asked without changing anything.
+
+use std::net::IpAddr;
+
+use super::{Authority, Refusal, now};
+use crate::audit::Filter;
+use crate::identity::{Requester, SignedRequest};
+use crate::model::{
+    Access, AuditPage, DatabaseUser, EntryIndex, Identity, PrincipalName, Purpose, PurposeSummary,
+    Role, RoleSummary, Serial, Ttl,
+};
+use crate::policy::AdminAction;
+
+impl Authority {
+    /// Who the server takes the requester for.
+    ///
+    /// # Errors
+    /// When the requester can't be identified.
+    pub async fn whoami(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<Identity, Refusal> {
+        let now = now();
+        let requester = self.identify(request, source, now).await?;
+        self.read(&requester, now).await?;
+        Ok(Identity {
+            name: requester.actor.requester,
+            groups: requester.groups,
+            fingerprint: requester.actor.fingerprint,
+            source_address: source.to_string(),
+        })
+    }
+
+    /// The roles that policy grants the requester, with the purposes for which it does.
+    ///
+    /// # Errors
+    /// When the requester can't be identified.
+    pub async fn roles(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<Vec<RoleSummary>, Refusal> {
+        let now = now();
+        let requester = self.identify(request, source, now).await?;
+        self.read(&requester, now).await?;
+        Ok(self
+            .policy
+            .roles
+            .iter()
+            .filter_map(|role| self.summary(role, &requester))
+            .collect())
+    }
+
+    /// One page of the log.
+    ///
+    /// # Errors
+    /// When the requester may not read the log, or it can't be read.
+    pub async fn entries(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        filter: &Filter,
+        limit: usize,
+    ) -> Result<AuditPage, Refusal> {
+        let now = now();
+        let (requester, _) = self
+            .administrator(request, source, AdminAction::ReadLog, now)
+            .await?;
+        self.read(&requester, now).await?;
+        // One more than asked for tells whether there is a next page.
+        let mut found = self.read_log(filter, limit + 1)?;
+        let next = (found.len() > limit).then(|| found[limit].0);
+        found.truncate(limit);
+        let entries = found
+            .into_iter()
+            .map(|(_, body)| serde_json::from_str(&body))
+            .collect::<Result<_, _>>()
+            .map_err(|error| Refusal::Internal(format!("an entry can't be read: {error}")))?;
+        Ok(AuditPage { entries, next })
+    }
+
+    /// The entry at an index.
+    ///
+    /// # Errors
+    /// When there is none, or the requester may not read the log.
+    pub async fn entry(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        index: EntryIndex,
+    ) -> Result<serde_json::Value, Refusal> {
+        let filter = Filter {
+            from: index,
+            ..Filter::default()
+        };
+        self.entries(request, source, &filter, 1)
+            .await?
+            .entries
+            .into_iter()
+            .find(|entry| entry["index"] == index.0)
+            .ok_or_else(|| Refusal::NotFound(format!("the log has no entry {index}")))
+    }
+
+    /// The entry of a certificate.
+    ///
+    /// # Errors
+    /// When there is none, or the requester may not read the log.
+    pub async fn entry_of(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        serial: Serial,
+    ) -> Result<serde_json::Value, Refusal> {
+        let filter = Filter {
+            serial: Some(serial),
+            ..Filter::default()
+        };
+        let page = self.entries(request, source, &filter, 1).await?;
+        page.entries.into_iter().next().ok_or_else(|| {
+            Refusal::NotFound(format!(
+                "no certificate with serial {serial} was issued here"
+            ))
+        })
+    }
+
+    /// Reads the log on a thread that may wait for the disk.
+    fn read_log(
+        &self,
+        filter: &Filter,
+        limit: usize,
+    ) -> Result<Vec<(EntryIndex, String)>, Refusal> {
+        Ok(tokio::task::block_in_place(|| {
+            self.reader.list(filter, limit)
+        })?)
+    }
+
+    fn summary(&self, role: &Role, requester: &Requester) -> Option<RoleSummary> {
+        let purposes: Vec<PurposeSummary> = role
+            .purposes
+            .iter()
+            .filter_map(|purpose| {
+                let max_ttl = self.longest(role, purpose, requester)?;
+                Some(PurposeSummary {
+                    name: purpose.clone(),
+                    max_ttl,
+                })
+            })
+            .collect();
+        if purposes.is_empty() {
+            return None;
+        }
+        let (good_for, places) = match &role.access {
+            Access::Ssh(access) => {
+                let principals = access.principals.iter().map(PrincipalName::to_string);
+                (principals.collect(), access.hosts.clone())
+            }
+            Access::Database(access) => (
+                vec![DatabaseUser::to_string(&access.user)],
+                access.databases.clone(),
+            ),
+        };
+        Some(RoleSummary {
+            name: role.name.clone(),
+            kind: role.access.kind().to_owned(),
+            description: role.description.clone(),
+            good_for,
+            places,
+            purposes,
+            default_ttl: role.default_ttl,
+            reason: role.reason.to_string(),
+        })
+    }
+
+    /// The longest lifetime that policy grants, found by halving: policies set upper bounds.
+    fn longest(&self, role: &Role, purpose: &Purpose, requester: &Requester) -> Option<Ttl> {
+        let granted = |seconds: u64| {
+            let ttl = Ttl::from_secs(seconds).ok()?;
+            let verdict = self.policy.engine.decide_request(
+                &requester.actor.requester,
+                &requester.groups,
+                role,
+                purpose,
+                ttl,
+                requester.actor.source,
+            );
+            verdict.allowed.then_some(ttl)
+        };
+        let mut over = role.max_ttl.as_secs();
+        if let Some(ttl) = granted(over) {
+            return Some(ttl);
+        }
+        let mut longest = granted(1)?;
+        while over - longest.as_secs() > 1 {
+            let middle = longest.as_secs().midpoint(over);
+            match granted(middle) {
+                Some(ttl) => longest = ttl,
+                None => over = middle,
+            }
+        }
+        Some(longest)
+    }
+}

@@ -1,0 +1,124 @@
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::model::Timestamp;
+
+/// Keeps strangers from filling the log: of one source's refusals, the first few of each minute
+/// are listed, and the rest are counted in the next that is.
+pub(super) struct Throttle {
+    windows: Mutex<Windows>,
+}
+
+#[derive(Default)]
+struct Windows {
+    sources: HashMap<IpAddr, Window>,
+    /// All sources together.
+    all: Window,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Window {
+    /// Milliseconds since 1970.
+    began: u64,
+    listed: u32,
+    unlisted: u64,
+}
+
+impl Throttle {
+    const WINDOW: Duration = Duration::from_secs(60);
+    const LISTED_PER_SOURCE: u32 = 10;
+    const LISTED_IN_ALL: u32 = 300;
+    const SOURCES: usize = 10_000;
+
+    pub(super) fn new() -> Self {
+        Self {
+            windows: Mutex::default(),
+        }
+    }
+
+    /// Whether to list a refusal, and then how many before it were not.
+    pub(super) fn list(&self, source: IpAddr, now: Timestamp) -> Option<u64> {
+        let now = now.as_millis();
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let windows = &mut *windows;
+        if windows.sources.len() >= Self::SOURCES {
+            windows.sources.retain(|_, window| !window.over(now));
+        }
+        windows.all.roll(now);
+        let known = windows.sources.len() < Self::SOURCES;
+        let source = network(source);
+        if !known && !windows.sources.contains_key(&source) {
+            return None;
+        }
+        let window = windows.sources.entry(source).or_default();
+        window.roll(now);
+        if window.listed >= Self::LISTED_PER_SOURCE || windows.all.listed >= Self::LISTED_IN_ALL {
+            window.unlisted += 1;
+            return None;
+        }
+        window.listed += 1;
+        windows.all.listed += 1;
+        Some(std::mem::take(&mut window.unlisted))
+    }
+}
+
+impl Window {
+    fn over(&self, now: u64) -> bool {
+        now.abs_diff(self.began) >= Throttle::WINDOW.as_millis() as u64
+    }
+
+    fn roll(&mut self, now: u64) {
+        if self.over(now) {
+            self.began = now;
+            self.listed = 0;
+        }
+    }
+}
+
+/// An IPv6 caller has a whole /64 to call from.
+fn network(source: IpAddr) -> IpAddr {
+    match source {
+        IpAddr::V4(_) => source,
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_counted_and_not_listed() {
+        let throttle = Throttle::new();
+        let start = Timestamp::from_secs(1_000_000);
+        let flood: IpAddr = "2001:db8::1".parse().unwrap();
+        let same_network: IpAddr = "2001:db8::ffff".parse().unwrap();
+        let listed = (0..1000)
+            .filter(|_| throttle.list(flood, start).is_some())
+            .count();
+        assert_eq!(listed, 10);
+        assert_eq!(throttle.list(same_network, start), None);
+        assert_eq!(throttle.list("192.0.2.1".parse().unwrap(), start), Some(0));
+        let later = start.plus(Duration::from_secs(60));
+        assert_eq!(throttle.list(flood, later), Some(991));
+        assert_eq!(throttle.list(flood, later), Some(0));
+    }
+
+    #[test]
+    fn many_sources_together_are_bounded() {
+        let throttle = Throttle::new();
+        let start = Timestamp::from_secs(1_000_000);
+        let listed = (0..20_000_u32)
+            .filter(|n| {
+                throttle
+                    .list(std::net::Ipv4Addr::from_bits(*n).into(), start)
+                    .is_some()
+            })
+            .count();
+        assert_eq!(listed, 300);
+    }
+}
