@@ -1,0 +1,160 @@
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, header};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use super::problem::Problem;
+use super::signed::Peer;
+use super::{ServerTls, TlsError, routes};
+use crate::authority::Authority;
+use crate::model::{HostName, HostTtl};
+
+/// Connections at a time; more wait to be accepted.
+const CONNECTIONS: usize = 1024;
+/// Line and headers together. An 8192-bit RSA signature needs less than 4 KiB.
+const LARGEST_HEAD: usize = 16 * 1024;
+const MOST_HEADERS: usize = 64;
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// For the head of a request, and between two of them.
+const HEAD: Duration = Duration::from_secs(30);
+/// For the rest: body, work and answer.
+const REQUEST: Duration = Duration::from_secs(30);
+/// How long requests in flight have to finish when the server stops.
+const FAREWELL: Duration = Duration::from_secs(15);
+
+/// How to serve.
+pub struct Options {
+    /// The names on the server's certificate.
+    pub names: Vec<HostName>,
+    /// How long that certificate lives; it is renewed at half.
+    pub certificate_ttl: HostTtl,
+}
+
+/// Serves until `stop` is done, then lets the requests in flight finish. `ready` is called once
+/// connections are accepted.
+///
+/// # Errors
+/// When the server's certificate can't be issued.
+pub async fn serve(
+    listener: TcpListener,
+    authority: Arc<Authority>,
+    options: Options,
+    ready: impl FnOnce(),
+    stop: impl Future<Output = ()>,
+) -> Result<(), TlsError> {
+    let tls = ServerTls::new(
+        Arc::clone(&authority),
+        options.names,
+        options.certificate_ttl,
+    )
+    .await?;
+    let acceptor = TlsAcceptor::from(Arc::new(tls.config()?));
+    let router = routes::router(authority);
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    let renewal = tokio::spawn(tls.keep_fresh());
+    ready();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &connections) => accepted,
+            () = &mut stop => break,
+        };
+        let (stream, peer, permit) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                // Out of file descriptors, most likely: others must end first.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let work = connection(
+            stream,
+            peer,
+            acceptor.clone(),
+            router.clone(),
+            graceful.watcher(),
+        );
+        tokio::spawn(async move {
+            work.await;
+            drop(permit);
+        });
+    }
+    renewal.abort();
+    drop(listener);
+    if tokio::time::timeout(FAREWELL, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!("requests in flight were cut off");
+    }
+    Ok(())
+}
+
+async fn accept(
+    listener: &TcpListener,
+    connections: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = Arc::clone(connections)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, permit))
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    acceptor: TlsAcceptor,
+    router: Router,
+    watcher: Watcher,
+) {
+    stream.set_nodelay(true).ok();
+    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS failed"),
+        Err(_) => return tracing::debug!(%peer, "TLS took too long"),
+    };
+    let service = service_fn(move |request| answer(router.clone(), request, peer));
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(LARGEST_HEAD)
+        .max_headers(MOST_HEADERS)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%peer, %error, "the connection broke");
+    }
+}
+
+async fn answer(
+    mut router: Router,
+    mut request: Request<Incoming>,
+    peer: SocketAddr,
+) -> Result<Response, Infallible> {
+    request.extensions_mut().insert(Peer(peer));
+    let call = tower_service::Service::call(&mut router, request.map(Body::new));
+    let mut response = match tokio::time::timeout(REQUEST, call).await {
+        Ok(Ok(response)) => response,
+        Err(_) => Problem::timed_out().into_response(),
+    };
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}

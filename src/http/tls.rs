@@ -1,0 +1,124 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::crypto::ring::{default_provider, sign};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
+
+use crate::authority::{Authority, Refusal};
+use crate::model::{HostName, HostTtl, Timestamp};
+
+/// The server's side of TLS 1.3, with a certificate that is renewed while it runs.
+pub struct ServerTls {
+    authority: Arc<Authority>,
+    names: Vec<HostName>,
+    ttl: HostTtl,
+    current: Arc<Current>,
+}
+
+struct Current(ArcSwap<CertifiedKey>);
+
+impl fmt::Debug for Current {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the server's certificate")
+    }
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+impl ServerTls {
+    /// How long the server's own certificate lives.
+    pub const TTL: Duration = Duration::from_secs(24 * 60 * 60);
+    /// How soon a renewal that failed is tried again, at the latest.
+    const RETRY: Duration = Duration::from_secs(60);
+
+    /// With a first certificate.
+    ///
+    /// # Errors
+    /// When it can't be issued.
+    pub async fn new(
+        authority: Arc<Authority>,
+        names: Vec<HostName>,
+        ttl: HostTtl,
+    ) -> Result<Self, TlsError> {
+        let certified = issue(&authority, &names, ttl).await?;
+        let current = Arc::new(Current(ArcSwap::from_pointee(certified)));
+        Ok(Self {
+            authority,
+            names,
+            ttl,
+            current,
+        })
+    }
+
+    /// The configuration for rustls: TLS 1.3 alone.
+    ///
+    /// # Errors
+    /// When rustls does not take it.
+    pub fn config(&self) -> Result<rustls::ServerConfig, TlsError> {
+        let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(&[&TLS13])?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&self.current) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
+
+    /// Renews the certificate at half its life, for ever. When a renewal fails, the old one stays
+    /// and it is tried again.
+    pub async fn keep_fresh(self) {
+        let half = self.ttl.duration() / 2;
+        let mut wait = half;
+        loop {
+            tokio::time::sleep(wait).await;
+            wait = match issue(&self.authority, &self.names, self.ttl).await {
+                Ok(certified) => {
+                    self.current.0.store(Arc::new(certified));
+                    half
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the server's certificate was not renewed");
+                    half.min(Self::RETRY)
+                }
+            };
+        }
+    }
+}
+
+async fn issue(
+    authority: &Authority,
+    names: &[HostName],
+    ttl: HostTtl,
+) -> Result<CertifiedKey, TlsError> {
+    let issued = authority.certify_itself(names.to_vec(), ttl).await?;
+    let chain = CertificateDer::pem_slice_iter(issued.chain.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| TlsError::Chain)?;
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(issued.key.serialize_der()));
+    let valid_before: Timestamp = issued.valid_before;
+    tracing::info!(%valid_before, "the server has a new certificate");
+    Ok(CertifiedKey::new(chain, sign::any_supported_type(&key)?))
+}
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The certificate was not issued.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The chain can't be read back.
+    #[error("the server's own certificate can't be read")]
+    Chain,
+    /// rustls does not take it.
+    #[error("TLS can't be set up: {0}")]
+    Rustls(#[from] rustls::Error),
+}
