@@ -150,8 +150,8 @@ impl Home {
 }
 
 fn generate(store: &KeyStore, now: Timestamp) -> Result<BTreeMap<KeyKind, OpenedKey>, InitError> {
-    let ssh_user = store.generate(KeyKind::SshUser, |signer| ssh_line(signer))?;
-    let ssh_host = store.generate(KeyKind::SshHost, |signer| ssh_line(signer))?;
+    let ssh_user = store.generate(KeyKind::SshUser, ssh_line)?;
+    let ssh_host = store.generate(KeyKind::SshHost, ssh_line)?;
     let root = store.generate(KeyKind::X509Root, |signer| {
         Ok::<_, InitError>(root_certificate(Arc::clone(signer), random_serial()?, now)?)
     })?;

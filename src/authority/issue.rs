@@ -17,8 +17,9 @@ use crate::identity::{
 };
 use crate::keys::random_bytes;
 use crate::model::{
-    Access, CertificateAnswer, DatabaseUser, PrincipalName, Purpose, Reason, Role, RoleName,
-    SourceAddress, SshCertificateRequest, Timestamp, Ttl, X509CertificateRequest,
+    Access, CertificateAnswer, DatabaseAccess, DatabaseUser, PrincipalName, Purpose, Reason, Role,
+    RoleName, SourceAddress, SshAccess, SshCertificateRequest, Timestamp, Ttl,
+    X509CertificateRequest,
 };
 
 /// A request within its role's bounds that policy permits.
@@ -37,13 +38,19 @@ struct Declined {
     refusal: Refusal,
 }
 
-impl From<Refusal> for Declined {
-    fn from(refusal: Refusal) -> Self {
-        Self {
-            asked: None,
-            decision: None,
+impl Declined {
+    fn new(asked: Option<Asked>, decision: Option<Decision>, refusal: Refusal) -> Box<Self> {
+        Box::new(Self {
+            asked,
+            decision,
             refusal,
-        }
+        })
+    }
+}
+
+impl From<Refusal> for Box<Declined> {
+    fn from(refusal: Refusal) -> Self {
+        Declined::new(None, None, refusal)
     }
 }
 
@@ -60,7 +67,10 @@ impl Authority {
         let now = now();
         let requester = self.identify(request, source, now).await?;
         match self.grant_ssh(request, &requester) {
-            Ok((subject, granted)) => self.sign_ssh(&requester, &subject, granted, now).await,
+            Ok((subject, access, granted)) => {
+                self.sign_ssh(&requester, &subject, access, granted, now)
+                    .await
+            }
             Err(declined) => Err(self.decline(&requester, request, declined, now).await),
         }
     }
@@ -77,7 +87,10 @@ impl Authority {
         let now = now();
         let requester = self.identify(request, source, now).await?;
         match self.grant_x509(request, &requester) {
-            Ok((subject, granted)) => self.sign_x509(&requester, &subject, granted, now).await,
+            Ok((subject, access, granted)) => {
+                self.sign_x509(&requester, &subject, access, granted, now)
+                    .await
+            }
             Err(declined) => Err(self.decline(&requester, request, declined, now).await),
         }
     }
@@ -86,22 +99,18 @@ impl Authority {
         &self,
         request: &SignedRequest,
         requester: &Requester,
-    ) -> Result<(KeyData, Granted<'_>), Declined> {
+    ) -> Result<(KeyData, &SshAccess, Granted<'_>), Box<Declined>> {
         let ask: SshCertificateRequest = self.parse(request)?;
         let granted = self.grant(requester, &ask.role, &ask.purpose, ask.reason, ask.ttl)?;
-        if !matches!(granted.role.access, Access::Ssh(_)) {
+        let Access::Ssh(access) = &granted.role.access else {
             return Err(wrong_kind(
                 granted,
                 "ask for an X.509 certificate (`hallpass psql`)",
             ));
-        }
+        };
         match self.ssh_subject(&ask.public_key, &ask.possession, requester) {
-            Ok(subject) => Ok((subject, granted)),
-            Err(refusal) => Err(Declined {
-                asked: Some(granted.asked),
-                decision: None,
-                refusal,
-            }),
+            Ok(subject) => Ok((subject, access, granted)),
+            Err(refusal) => Err(Declined::new(Some(granted.asked), None, refusal)),
         }
     }
 
@@ -109,22 +118,22 @@ impl Authority {
         &self,
         request: &SignedRequest,
         requester: &Requester,
-    ) -> Result<(CsrSubject, Granted<'_>), Declined> {
+    ) -> Result<(CsrSubject, &DatabaseAccess, Granted<'_>), Box<Declined>> {
         let ask: X509CertificateRequest = self.parse(request)?;
         let granted = self.grant(requester, &ask.role, &ask.purpose, ask.reason, ask.ttl)?;
-        if !matches!(granted.role.access, Access::Database(_)) {
+        let Access::Database(access) = &granted.role.access else {
             return Err(wrong_kind(
                 granted,
                 "ask for an SSH certificate (`hallpass ssh`)",
             ));
-        }
+        };
         match CsrSubject::from_pem(&ask.csr) {
-            Ok(subject) => Ok((subject, granted)),
-            Err(error) => Err(Declined {
-                asked: Some(granted.asked),
-                decision: None,
-                refusal: Refusal::illegal(format!("csr: {error}")),
-            }),
+            Ok(subject) => Ok((subject, access, granted)),
+            Err(error) => Err(Declined::new(
+                Some(granted.asked),
+                None,
+                Refusal::illegal(format!("csr: {error}")),
+            )),
         }
     }
 
@@ -136,7 +145,7 @@ impl Authority {
         purpose: &Purpose,
         reason: Option<Reason>,
         ttl: Option<Ttl>,
-    ) -> Result<Granted<'_>, Declined> {
+    ) -> Result<Granted<'_>, Box<Declined>> {
         let role = self
             .policy
             .roles
@@ -153,11 +162,7 @@ impl Authority {
             ttl: ttl.as_secs(),
         };
         if let Some(refusal) = out_of_bounds(role, purpose, reason.as_ref(), ttl) {
-            return Err(Declined {
-                asked: Some(asked),
-                decision: None,
-                refusal,
-            });
+            return Err(Declined::new(Some(asked), None, refusal));
         }
         let verdict = self.policy.engine.decide_request(
             &requester.actor.requester,
@@ -176,11 +181,7 @@ impl Authority {
                     requester.actor.requester
                 )
             });
-            return Err(Declined {
-                asked: Some(asked),
-                decision: Some(decision),
-                refusal,
-            });
+            return Err(Declined::new(Some(asked), Some(decision), refusal));
         }
         Ok(Granted {
             role,
@@ -227,14 +228,10 @@ impl Authority {
         &self,
         requester: &Requester,
         subject: &KeyData,
+        access: &SshAccess,
         granted: Granted<'_>,
         now: Timestamp,
     ) -> Result<CertificateAnswer, Refusal> {
-        let Access::Ssh(access) = &granted.role.access else {
-            return Err(Refusal::Internal(
-                "an SSH grant for another kind of role".to_owned(),
-            ));
-        };
         let source_addresses = match &access.source_address {
             SourceAddress::Any => Vec::new(),
             SourceAddress::Requester => vec![IpNet::from(requester.actor.source)],
@@ -279,14 +276,10 @@ impl Authority {
         &self,
         requester: &Requester,
         subject: &CsrSubject,
+        access: &DatabaseAccess,
         granted: Granted<'_>,
         now: Timestamp,
     ) -> Result<CertificateAnswer, Refusal> {
-        let Access::Database(access) = &granted.role.access else {
-            return Err(Refusal::Internal(
-                "a database grant for another kind of role".to_owned(),
-            ));
-        };
         let validity = Validity::person(now, granted.ttl);
         let slot = self.log.reserve(now)?;
         let grant = ClientGrant {
@@ -352,14 +345,14 @@ impl Authority {
         &self,
         requester: &Requester,
         request: &SignedRequest,
-        declined: Declined,
+        declined: Box<Declined>,
         now: Timestamp,
     ) -> Refusal {
         let Declined {
             asked,
             decision,
             refusal,
-        } = declined;
+        } = *declined;
         self.refuse(requester, request, asked, decision, refusal, now)
             .await
     }
@@ -397,15 +390,11 @@ fn out_of_bounds(
     Some(Refusal::Denied { code, detail })
 }
 
-fn wrong_kind(granted: Granted<'_>, instead: &str) -> Declined {
+fn wrong_kind(granted: Granted<'_>, instead: &str) -> Box<Declined> {
     let (name, kind) = (&granted.role.name, granted.role.access.kind());
-    let detail = format!("role {name} is for {kind}: {instead}");
-    Declined {
-        asked: Some(granted.asked),
-        decision: None,
-        refusal: Refusal::Denied {
-            code: "wrong-kind",
-            detail,
-        },
-    }
+    let refusal = Refusal::Denied {
+        code: "wrong-kind",
+        detail: format!("role {name} is for {kind}: {instead}"),
+    };
+    Declined::new(Some(granted.asked), None, refusal)
 }

@@ -18,11 +18,11 @@ unsafe impl<T: Send> Send for Locked<T> {}
 unsafe impl<T: Sync> Sync for Locked<T> {}
 
 impl<T> Locked<T> {
-    /// Moves `secret` into memory of its own. What the caller's stack held of it is overwritten.
+    /// Moves `secret` into memory of its own. The caller sees to the stack: [`scrubbed`].
     ///
     /// # Panics
     /// When the machine has no page of memory left.
-    pub(super) fn new(make: impl FnOnce() -> T) -> Self {
+    pub(super) fn new(secret: T) -> Self {
         // SAFETY: sysconf has no preconditions.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
         assert!(align_of::<T>() <= page);
@@ -48,8 +48,7 @@ impl<T> Locked<T> {
             libc::madvise(mapping, length, libc::MADV_WIPEONFORK);
         }
         // SAFETY: the mapping is large enough, aligned to a page, writable and not yet in use.
-        unsafe { place.write(make()) };
-        scrub_stack();
+        unsafe { place.write(secret) };
         Self { place, length }
     }
 }
@@ -78,11 +77,23 @@ impl<T> Drop for Locked<T> {
     }
 }
 
-/// Overwrites what calls that have returned left on this thread's stack.
-#[inline(never)]
-pub(super) fn scrub_stack() {
-    let mut below = [0_u8; 64 * 1024];
-    std::hint::black_box(&mut below);
+/// Runs `work`, which handles a secret, and overwrites what it left on the stack. What it returns
+/// must not hold the secret inline.
+pub(super) fn scrubbed<T>(work: impl FnOnce() -> T) -> T {
+    #[inline(never)]
+    fn call<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+
+    #[inline(never)]
+    fn overwrite() {
+        let mut below = [0_u8; 64 * 1024];
+        std::hint::black_box(&mut below);
+    }
+
+    let result = call(work);
+    overwrite();
+    result
 }
 
 #[cfg(test)]
@@ -98,7 +109,7 @@ mod tests {
             }
         }
         let drops = std::cell::Cell::new(0);
-        let locked = Locked::new(|| Secret([7; 5000], &drops));
+        let locked = Locked::new(Secret([7; 5000], &drops));
         assert!(locked.0.iter().all(|byte| *byte == 7));
         drop(locked);
         assert_eq!(drops.get(), 1);

@@ -2,7 +2,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use zeroize::Zeroizing;
 
-use super::locked::{Locked, scrub_stack};
+use super::locked::{Locked, scrubbed};
 
 /// The kinds of CA key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,17 +20,16 @@ impl KeyAlgorithm {
     /// When the system gives no randomness.
     pub(super) fn generate(self) -> Result<Zeroizing<Vec<u8>>, SignError> {
         let random = SystemRandom::new();
-        let document = match self {
-            Self::Ed25519 => Ed25519KeyPair::generate_pkcs8(&random),
-            Self::EcdsaP256 => {
-                EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random)
-            }
-        }
-        .map_err(|_| SignError)?;
-        let copy = Zeroizing::new(document.as_ref().to_vec());
-        drop(document);
-        scrub_stack();
-        Ok(copy)
+        scrubbed(|| {
+            let document = match self {
+                Self::Ed25519 => Ed25519KeyPair::generate_pkcs8(&random),
+                Self::EcdsaP256 => {
+                    EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random)
+                }
+            };
+            let document = document.map_err(|_| SignError)?;
+            Ok(Zeroizing::new(document.as_ref().to_vec()))
+        })
     }
 }
 
@@ -50,23 +49,19 @@ impl Signer {
     /// From a PKCS#8 document, or nothing when it does not hold a key of that algorithm.
     pub(super) fn from_pkcs8(algorithm: KeyAlgorithm, document: &[u8]) -> Option<Self> {
         let random = SystemRandom::new();
-        // Parsed twice so that a refusal never has to leave the locked page's constructor.
-        let (secret, public_key) = match algorithm {
+        let (secret, public_key) = scrubbed(|| match algorithm {
             KeyAlgorithm::Ed25519 => {
-                let parse = || Ed25519KeyPair::from_pkcs8(document);
-                let public_key = parse().ok()?.public_key().as_ref().to_vec();
-                let secret = Locked::new(|| parse().expect("parsed on the line above"));
-                (Secret::Ed25519(secret), public_key)
+                let key = Ed25519KeyPair::from_pkcs8(document).ok()?;
+                let public_key = key.public_key().as_ref().to_vec();
+                Some((Secret::Ed25519(Locked::new(key)), public_key))
             }
             KeyAlgorithm::EcdsaP256 => {
-                let parse =
-                    || EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, document, &random);
-                let public_key = parse().ok()?.public_key().as_ref().to_vec();
-                let secret = Locked::new(|| parse().expect("parsed on the line above"));
-                (Secret::EcdsaP256(secret), public_key)
+                let algorithm = &ECDSA_P256_SHA256_ASN1_SIGNING;
+                let key = EcdsaKeyPair::from_pkcs8(algorithm, document, &random).ok()?;
+                let public_key = key.public_key().as_ref().to_vec();
+                Some((Secret::EcdsaP256(Locked::new(key)), public_key))
             }
-        };
-        scrub_stack();
+        })?;
         Some(Self {
             secret,
             public_key,

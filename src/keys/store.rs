@@ -246,7 +246,7 @@ fn write_new(path: &Path, mode: u32, content: &[u8]) -> Result<(), StoreError> {
             .open(path)?;
         file.write_all(content)?;
         file.sync_all()?;
-        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        File::open(path.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
     };
     write().map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => StoreError::Occupied {

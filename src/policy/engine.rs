@@ -193,7 +193,7 @@ impl Engine {
         let errors = response.diagnostics().errors().count();
         let mut deciding: Vec<&PolicyId> = response.diagnostics().reason().collect();
         deciding.sort_unstable();
-        let mut policies: Vec<String> = deciding.iter().map(|id| id.to_string()).collect();
+        let mut policies: Vec<String> = deciding.iter().map(ToString::to_string).collect();
         let advice = deciding
             .iter()
             .filter_map(|id| self.policies.policy(id))
@@ -280,10 +280,7 @@ fn at(path: &Path, text: &str, error: &dyn Diagnostic) -> PolicyError {
     let offset = label(error).or_else(|| first.and_then(label)).unwrap_or(0);
     let before = text.get(..offset).unwrap_or_default();
     let mut message = error.to_string();
-    if let Some(help) = error
-        .help()
-        .or_else(|| first.and_then(|first| first.help()))
-    {
+    if let Some(help) = error.help().or_else(|| first.and_then(Diagnostic::help)) {
         message = format!("{message}; {help}");
     }
     PolicyError::Cedar {
