@@ -1,0 +1,450 @@
+use std::fmt::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustls::crypto::CryptoProvider;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use ssh_key::LineEnding;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+use ureq::http::{Request, Response};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
+use super::{Connection, KeyError, ServerUrl, SigningKey, now};
+use crate::identity::{Proof, REQUEST_NAMESPACE, request_message};
+use crate::keys::{SignError, random_bytes};
+use crate::model::{Problem, Timestamp, TrustBundle};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The server answers in milliseconds, unless its log waits for the disk.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Room for 1000 entries of the log.
+const LARGEST_ANSWER: u64 = 64 * 1024 * 1024;
+/// A difference between clocks that is worth a word; the server takes 60 s.
+const WORTH_A_WORD: Duration = Duration::from_secs(30);
+
+/// The CA's API. Its server shows a certificate under the pinned root, or nothing is sent.
+pub struct Api {
+    agent: ureq::Agent,
+    url: ServerUrl,
+    audience: String,
+    key: SigningKey,
+}
+
+impl Api {
+    /// Speaks to the CA of `connection`; `key` signs.
+    pub fn new(connection: &Connection, key: SigningKey) -> Self {
+        let root = Certificate::from_pem(connection.root_pem.as_bytes());
+        let tls = TlsConfig::builder()
+            // Without a root that can be read, no server is trusted.
+            .root_certs(RootCerts::Specific(Arc::new(root.into_iter().collect())))
+            .unversioned_rustls_crypto_provider(Arc::new(tls13_provider()))
+            .build();
+        let agent = ureq::Agent::config_builder()
+            .tls_config(tls)
+            .https_only(true)
+            // A proxy would hide the address that a certificate may be bound to.
+            .proxy(None)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_global(Some(TIMEOUT))
+            .user_agent(concat!("hallpass/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .new_agent();
+        Self {
+            agent,
+            url: connection.url.clone(),
+            audience: connection.pin.to_string(),
+            key,
+        }
+    }
+
+    /// The fingerprint of the CA's root certificate.
+    pub fn audience(&self) -> &str {
+        &self.audience
+    }
+
+    /// The key that signs the requests.
+    pub fn key(&self) -> &SigningKey {
+        &self.key
+    }
+
+    /// What the CA wants to be trusted. Needs no signature.
+    ///
+    /// # Errors
+    /// When there is no good answer.
+    pub fn trust(&self) -> Result<TrustBundle, ApiError> {
+        let request = Request::get(format!("{}/v1/trust", self.url)).body(Vec::new());
+        self.answer(self.run(request)?)
+    }
+
+    /// Asks for something.
+    ///
+    /// # Errors
+    /// When there is no good answer.
+    pub fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ApiError> {
+        self.answer(self.send("GET", target, Vec::new(), &nonce()?)?)
+    }
+
+    /// Asks to do something.
+    ///
+    /// # Errors
+    /// When there is no good answer.
+    pub fn post<T: DeserializeOwned>(
+        &self,
+        target: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ApiError> {
+        self.post_with(&nonce()?, target, body)
+    }
+
+    /// The same with a nonce that something in the body is bound to.
+    pub(super) fn post_with<T: DeserializeOwned>(
+        &self,
+        nonce: &str,
+        target: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ApiError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.strange(error))?;
+        self.answer(self.send("POST", target, body, nonce)?)
+    }
+
+    /// Asks to do something that needs no further words.
+    ///
+    /// # Errors
+    /// When there is no good answer.
+    pub fn post_nothing<T: DeserializeOwned>(&self, target: &str) -> Result<T, ApiError> {
+        self.answer(self.send("POST", target, Vec::new(), &nonce()?)?)
+    }
+
+    /// Asks to remove something.
+    ///
+    /// # Errors
+    /// When it was not.
+    pub fn delete(&self, target: &str) -> Result<(), ApiError> {
+        self.body(self.send("DELETE", target, Vec::new(), &nonce()?)?)
+            .map(|_| ())
+    }
+
+    fn send(
+        &self,
+        method: &str,
+        target: &str,
+        body: Vec<u8>,
+        nonce: &str,
+    ) -> Result<Response<ureq::Body>, ApiError> {
+        let time = now();
+        let message = request_message(&self.audience, method, target, &body, time, nonce);
+        let armored = self
+            .key
+            .sign(REQUEST_NAMESPACE, message.as_bytes())?
+            .to_pem(LineEnding::LF)
+            .map_err(KeyError::from)?;
+        let signature: String = armored
+            .lines()
+            .filter(|line| !line.starts_with('-'))
+            .collect();
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{target}", self.url))
+            .header(Proof::TIME, time.to_string())
+            .header(Proof::NONCE, nonce)
+            .header(Proof::SIGNATURE, signature);
+        if !body.is_empty() {
+            request = request.header("content-type", "application/json");
+        }
+        self.run(request.body(body))
+    }
+
+    fn run(
+        &self,
+        request: Result<Request<Vec<u8>>, ureq::http::Error>,
+    ) -> Result<Response<ureq::Body>, ApiError> {
+        let request = request.map_err(|error| self.strange(error))?;
+        self.agent
+            .run(request)
+            .map_err(|error| ApiError::from_ureq(&self.url, error))
+    }
+
+    fn answer<T: DeserializeOwned>(&self, response: Response<ureq::Body>) -> Result<T, ApiError> {
+        serde_json::from_slice(&self.body(response)?).map_err(|error| self.strange(error))
+    }
+
+    fn body(&self, mut response: Response<ureq::Body>) -> Result<Vec<u8>, ApiError> {
+        let status = response.status().as_u16();
+        let date = response
+            .headers()
+            .get("date")
+            .and_then(|date| http_date(date.to_str().ok()?));
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(LARGEST_ANSWER)
+            .read_to_vec()
+            .map_err(|error| ApiError::from_ureq(&self.url, error))?;
+        if (200..300).contains(&status) {
+            return Ok(body);
+        }
+        let problem: Problem = serde_json::from_slice(&body)
+            .map_err(|_| self.strange(format!("status {status} without an explanation")))?;
+        let skew = date
+            .filter(|_| status == 401)
+            .and_then(|date| Skew::between(now(), date));
+        Err(ApiError::Refused {
+            status,
+            kind: problem.kind,
+            detail: problem.detail,
+            skew,
+        })
+    }
+
+    fn strange(&self, what: impl fmt::Display) -> ApiError {
+        ApiError::Strange {
+            url: self.url.clone(),
+            what: what.to_string(),
+        }
+    }
+}
+
+/// A fresh nonce.
+pub(super) fn nonce() -> Result<String, ApiError> {
+    Ok(URL_SAFE_NO_PAD.encode(random_bytes::<18>()?))
+}
+
+/// Ring's cryptography with the cipher suites of TLS 1.3 alone, by which no other version can be
+/// agreed on.
+pub(super) fn tls13_provider() -> CryptoProvider {
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider
+        .cipher_suites
+        .retain(|suite| suite.tls13().is_some());
+    provider
+}
+
+/// A path with its query, percent-encoded.
+pub struct Query {
+    target: String,
+    separator: char,
+}
+
+impl Query {
+    /// A path of these segments.
+    pub fn path(segments: &[&str]) -> Self {
+        let mut target = String::new();
+        for segment in segments {
+            target.push('/');
+            encode(&mut target, segment);
+        }
+        Self {
+            target,
+            separator: '?',
+        }
+    }
+
+    /// With a parameter, when it has a value.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: Option<impl fmt::Display>) -> Self {
+        if let Some(value) = value {
+            self.target.push(self.separator);
+            self.separator = '&';
+            self.target.push_str(name);
+            self.target.push('=');
+            encode(&mut self.target, &value.to_string());
+        }
+        self
+    }
+
+    /// As it stands in a request line.
+    pub fn as_str(&self) -> &str {
+        &self.target
+    }
+}
+
+/// Everything but the unreserved characters of RFC 3986.
+fn encode(target: &mut String, text: &str) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            target.push(byte.into());
+        } else {
+            write!(target, "%{byte:02X}").expect("a String takes any text");
+        }
+    }
+}
+
+/// How far this machine's clock is from the server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skew {
+    seconds: u64,
+    ahead: bool,
+}
+
+impl Skew {
+    fn between(here: Timestamp, there: Timestamp) -> Option<Self> {
+        let distance = here.distance(there);
+        (distance > WORTH_A_WORD).then(|| Self {
+            seconds: distance.as_secs(),
+            ahead: here > there,
+        })
+    }
+}
+
+impl fmt::Display for Skew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = if self.ahead { "ahead of" } else { "behind" };
+        let seconds = self.seconds;
+        write!(
+            f,
+            "\nThis machine's clock is {seconds} s {way} the server's, which takes 60 s: set it \
+             right."
+        )
+    }
+}
+
+fn http_date(text: &str) -> Option<Timestamp> {
+    let date = OffsetDateTime::parse(text, &Rfc2822).ok()?;
+    Some(Timestamp::from_secs(
+        u64::try_from(date.unix_timestamp()).ok()?,
+    ))
+}
+
+/// Why the CA gave no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// No connection, or it broke off.
+    #[error("can't reach the CA at {url}: {why}; check that it runs and that the address is right")]
+    Unreachable {
+        /// Where.
+        url: ServerUrl,
+        /// Why.
+        why: String,
+    },
+    /// Whoever answers does not prove to be the CA.
+    #[error(
+        "the server at {url} does not prove to be your CA: {why}; nothing was sent to it. If the \
+         CA was made anew, or has another name, run `hallpass connect` again"
+    )]
+    Untrusted {
+        /// Where.
+        url: ServerUrl,
+        /// What is wrong with its certificate.
+        why: String,
+    },
+    /// The CA said no.
+    #[error("{detail}{}", skew.map_or_else(String::new, |skew| skew.to_string()))]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// A URN that programs can rely on.
+        kind: String,
+        /// Why, and what to do next.
+        detail: String,
+        /// What may be behind it.
+        skew: Option<Skew>,
+    },
+    /// An answer that makes no sense.
+    #[error("the server at {url} gives an answer that can't be understood: {what}")]
+    Strange {
+        /// Where.
+        url: ServerUrl,
+        /// What.
+        what: String,
+    },
+    /// The request could not be signed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// No nonce.
+    #[error("the system gives no random bytes: {0}")]
+    Random(#[from] SignError),
+}
+
+impl ApiError {
+    fn from_ureq(url: &ServerUrl, error: ureq::Error) -> Self {
+        let url = url.clone();
+        let tls = match &error {
+            ureq::Error::Rustls(error) => Some(error),
+            ureq::Error::Io(error) => error.get_ref().and_then(|inner| inner.downcast_ref()),
+            _ => None,
+        };
+        if let Some(why) = tls.and_then(|error| untrusted(&url, error)) {
+            return Self::Untrusted { url, why };
+        }
+        let why = match &error {
+            ureq::Error::Timeout(_) => "it does not answer in time".to_owned(),
+            ureq::Error::HostNotFound => "there is no such host".to_owned(),
+            ureq::Error::Io(error) => error.to_string(),
+            error => error.to_string(),
+        };
+        Self::Unreachable { url, why }
+    }
+}
+
+/// What is wrong with a server's certificate, when that is what is wrong.
+pub(super) fn untrusted(url: &ServerUrl, error: &rustls::Error) -> Option<String> {
+    use rustls::CertificateError as Wrong;
+    let rustls::Error::InvalidCertificate(wrong) = error else {
+        return None;
+    };
+    Some(match wrong {
+        Wrong::NotValidForName | Wrong::NotValidForNameContext { .. } => format!(
+            "its certificate is not for the name {}, but for those in its hallpass.toml",
+            url.host()
+        ),
+        Wrong::Expired | Wrong::ExpiredContext { .. } => {
+            "its certificate has expired, by this machine's clock".to_owned()
+        }
+        Wrong::NotValidYet | Wrong::NotValidYetContext { .. } => {
+            "its certificate is not valid yet, by this machine's clock".to_owned()
+        }
+        Wrong::UnknownIssuer => "its certificate is another CA's".to_owned(),
+        other => other.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_holds_foreign_text_encoded() {
+        let target = Query::path(&["v1", "users", "a/../b c", "SHA256:+/"])
+            .with("user", Some("bob@example.org"))
+            .with("role", None::<&str>)
+            .with("limit", Some(5));
+        assert_eq!(
+            target.as_str(),
+            "/v1/users/a%2F..%2Fb%20c/SHA256%3A%2B%2F?user=bob%40example.org&limit=5"
+        );
+    }
+
+    #[test]
+    fn clocks_that_differ_by_more_than_half_a_minute_are_worth_a_word() {
+        let server = http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        assert_eq!(server.to_string(), "1994-11-06T08:49:37Z");
+        assert_eq!(
+            Skew::between(server.plus(Duration::from_secs(30)), server),
+            None
+        );
+        let skew = Skew::between(server.minus(Duration::from_secs(90)), server).unwrap();
+        assert_eq!(
+            skew.to_string(),
+            "\nThis machine's clock is 90 s behind the server's, which takes 60 s: set it right."
+        );
+    }
+
+    #[test]
+    fn only_tls_13_is_spoken() {
+        let provider = tls13_provider();
+        assert!(!provider.cipher_suites.is_empty());
+        assert!(
+            provider
+                .cipher_suites
+                .iter()
+                .all(|suite| suite.tls13().is_some())
+        );
+    }
+}

@@ -1,0 +1,217 @@
+use std::fmt::Write;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::files::{self, FileError};
+use super::{Pin, ServerUrl};
+use crate::certificate::fingerprint_of_pem;
+use crate::model::TrustBundle;
+
+/// The folder that holds what `hallpass connect` found out. No secrets.
+#[derive(Clone, Debug)]
+pub struct ConfigFolder(PathBuf);
+
+/// The CA that this client talks to, and the key that it signs with.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Where the CA answers.
+    pub url: ServerUrl,
+    /// The fingerprint of the CA's root certificate.
+    pub pin: Pin,
+    /// That certificate in PEM.
+    pub root_pem: String,
+    /// The key that signs requests: a private key, or a public one whose private key is in the
+    /// agent.
+    pub ssh_key: PathBuf,
+}
+
+/// `client.toml`
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClientToml {
+    url: ServerUrl,
+    fingerprint: Pin,
+    ssh_key: PathBuf,
+}
+
+impl ConfigFolder {
+    /// `HALLPASS_CONFIG`, else `hallpass` in `XDG_CONFIG_HOME`, else `~/.config/hallpass`.
+    ///
+    /// # Errors
+    /// When there is no home folder either.
+    pub fn locate() -> Result<Self, ConfigError> {
+        let set = |name| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        let folder = set("HALLPASS_CONFIG")
+            .or_else(|| Some(set("XDG_CONFIG_HOME")?.join("hallpass")))
+            .or_else(|| Some(set("HOME")?.join(".config/hallpass")))
+            .ok_or(ConfigError::NoFolder)?;
+        // What is stored or handed to ssh must hold in any working directory.
+        std::path::absolute(folder)
+            .map(Self)
+            .map_err(|_| ConfigError::NoFolder)
+    }
+
+    /// `client.toml`
+    pub fn client_toml(&self) -> PathBuf {
+        self.0.join("client.toml")
+    }
+
+    /// `root.pem`: the CA's root certificate.
+    pub fn root_pem(&self) -> PathBuf {
+        self.0.join("root.pem")
+    }
+
+    /// `known_hosts`: the CA keys that sign hosts' SSH certificates.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.0.join("known_hosts")
+    }
+
+    /// `identity.pub`: the public part of a key that is in the agent alone.
+    pub fn identity(&self) -> PathBuf {
+        self.0.join("identity.pub")
+    }
+
+    /// Reads what [`Self::store`] wrote.
+    ///
+    /// # Errors
+    /// When there is nothing, or it does not fit together.
+    pub fn load(&self) -> Result<Connection, ConfigError> {
+        let path = self.client_toml();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ConfigError::NotConnected { path });
+            }
+            Err(source) => return Err(ConfigError::Unreadable { path, source }),
+        };
+        let stored: ClientToml = toml::from_str(&text).map_err(|error| ConfigError::Illegal {
+            path,
+            detail: error.to_string(),
+        })?;
+        let path = self.root_pem();
+        let root_pem = fs::read_to_string(&path).map_err(|source| ConfigError::Unreadable {
+            path: path.clone(),
+            source,
+        })?;
+        if fingerprint_of_pem(&root_pem).ok().as_deref() != Some(stored.fingerprint.as_str()) {
+            return Err(ConfigError::WrongRoot { path });
+        }
+        Ok(Connection {
+            url: stored.url,
+            pin: stored.fingerprint,
+            root_pem,
+            ssh_key: stored.ssh_key,
+        })
+    }
+
+    /// Writes all that [`Self::load`] reads. `client.toml` comes last: without it, there is no
+    /// connection.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn store(&self, connection: &Connection) -> Result<(), FileError> {
+        self.make()?;
+        files::replace(&self.root_pem(), connection.root_pem.as_bytes())?;
+        let path = self.client_toml();
+        let text = toml::to_string(&ClientToml {
+            url: connection.url.clone(),
+            fingerprint: connection.pin.clone(),
+            ssh_key: connection.ssh_key.clone(),
+        })
+        .map_err(|error| FileError::new(&path, io::Error::other(error)))?;
+        files::replace(&path, text.as_bytes())
+    }
+
+    /// Makes `known_hosts` say what the CA says, when it does not yet.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn trust_hosts(&self, trust: &TrustBundle) -> Result<(), FileError> {
+        let mut text = String::new();
+        for key in &trust.ssh_host {
+            // Another line in here would be another key to trust.
+            let key = key.lines().next().unwrap_or_default();
+            writeln!(text, "@cert-authority * {key}").map_err(|_| {
+                FileError::new(&self.known_hosts(), io::ErrorKind::OutOfMemory.into())
+            })?;
+        }
+        if fs::read_to_string(self.known_hosts()).is_ok_and(|known| known == text) {
+            return Ok(());
+        }
+        self.make()?;
+        files::replace(&self.known_hosts(), text.as_bytes())
+    }
+
+    /// Keeps the public part of a key whose private part only the agent has.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn keep_identity(&self, public_key: &str) -> Result<PathBuf, FileError> {
+        self.make()?;
+        files::replace(&self.identity(), format!("{public_key}\n").as_bytes())?;
+        Ok(self.identity())
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn make(&self) -> Result<(), FileError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0)
+            .map_err(|source| FileError::new(&self.0, source))
+    }
+}
+
+/// What is wrong with the client's configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Nowhere to look.
+    #[error("there is no home folder: set HALLPASS_CONFIG to a folder for hallpass's own files")]
+    NoFolder,
+    /// `connect` was never run.
+    #[error(
+        "not connected to a CA ({path} is not there): run `hallpass connect URL --fingerprint \
+         SHA256:...`, with what the CA's administrator tells you"
+    )]
+    NotConnected {
+        /// `client.toml`
+        path: PathBuf,
+    },
+    /// A file can't be read.
+    #[error("can't read {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A value is not legal.
+    #[error("{path}: {detail}\nmend it, or run `hallpass connect` again")]
+    Illegal {
+        /// `client.toml`
+        path: PathBuf,
+        /// What and where.
+        detail: String,
+    },
+    /// The certificate is not the one that is pinned.
+    #[error(
+        "{path} is not the certificate whose fingerprint is in client.toml: run `hallpass connect` \
+         again"
+    )]
+    WrongRoot {
+        /// `root.pem`
+        path: PathBuf,
+    },
+}

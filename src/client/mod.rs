@@ -1,0 +1,68 @@
+//! What a person runs: asks the CA for certificates, keeps them while they last, and lends them to
+//! the stock `ssh` and `psql`.
+//!
+//! Nothing here prints. Private keys never leave this machine, and no secret is ever an argument
+//! or an environment variable of a program.
+
+mod agent;
+mod api;
+mod config;
+mod connect;
+mod files;
+mod held;
+mod key;
+mod run;
+mod runtime;
+mod session;
+mod subject;
+mod url;
+
+pub use api::{Api, ApiError, Query, Skew};
+pub use config::{ConfigError, ConfigFolder, Connection};
+pub use connect::{ConnectError, Connected, connect};
+pub use files::{FileError, private as write_private, replace as write_public};
+pub use held::Held;
+pub use key::{KeyError, SigningKey};
+pub use run::{RunError, psql, psql_environment, ssh, ssh_options};
+pub use runtime::RuntimeError;
+pub use session::{Ask, Session, SessionError, Sessions};
+pub use subject::{Subject, SubjectKeyError};
+pub use url::{Pin, ServerUrl};
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::model::Timestamp;
+
+/// Opens the connection that `hallpass connect` made, with `identity` in place of its key when
+/// one is given.
+///
+/// # Errors
+/// When there is none, or the key can't be used.
+pub fn open(identity: Option<&Path>) -> Result<(ConfigFolder, Api), OpenError> {
+    let folder = ConfigFolder::locate()?;
+    let connection = folder.load()?;
+    let key = SigningKey::open(identity.unwrap_or(&connection.ssh_key))?;
+    runtime::Runtime::sweep(now());
+    let api = Api::new(&connection, key);
+    Ok((folder, api))
+}
+
+/// Why the client can't begin.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It is not connected to a CA.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is no key to sign requests with.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// The time by this machine's clock.
+pub fn now() -> Timestamp {
+    let since_1970 = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp::from_millis(since_1970.as_millis() as u64)
+}
