@@ -20,6 +20,7 @@
 pub mod audit;
 pub mod authority;
 pub mod certificate;
+pub mod cli;
 pub mod client;
 pub mod http;
 pub mod identity;

@@ -1,0 +1,181 @@
+//! The command line: reads arguments, calls the rest, prints, and nothing else.
+
+mod ask;
+mod audit;
+mod completions;
+mod connect;
+mod entry;
+mod failure;
+mod host_cert;
+mod init;
+mod inspect;
+mod man;
+mod output;
+mod passphrase;
+mod psql;
+mod request;
+mod role;
+mod serve;
+mod ssh;
+mod trust;
+mod user;
+mod whoami;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use failure::Failure;
+
+/// SSH and database certificates for one purpose, for minutes, logged
+#[derive(Parser)]
+#[command(name = "hallpass", version, propagate_version = true, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done
+  64  the command line is wrong
+  65  something given is not legal
+  66  a file or key is missing or can't be read
+  69  the CA can't be reached, or can't issue now
+  70  a fault of hallpass
+  73  output can't be written
+  77  refused: by policy, or nobody was identified
+  78  the home or the client's configuration is not right
+`hallpass ssh` and `hallpass psql` otherwise end with the program's own code.
+
+Files:
+  client.toml, root.pem and known_hosts stand in $HALLPASS_CONFIG, else in hallpass in
+  $XDG_CONFIG_HOME, else in ~/.config/hallpass. Keys and certificates live in hallpass in
+  $XDG_RUNTIME_DIR, else in /dev/shm/hallpass-UID, until they end.";
+
+#[derive(Subcommand)]
+enum Command {
+    Init(init::Args),
+    Serve(serve::Args),
+    Connect(connect::Args),
+    Whoami(whoami::Args),
+    #[command(subcommand)]
+    Role(role::Command),
+    Request(request::Args),
+    Ssh(ssh::Args),
+    Psql(psql::Args),
+    Inspect(inspect::Args),
+    Trust(trust::Args),
+    #[command(subcommand)]
+    HostCert(host_cert::Command),
+    #[command(subcommand)]
+    User(user::Command),
+    #[command(subcommand)]
+    Audit(audit::Command),
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+/// What each command that talks to the CA takes.
+#[derive(Args)]
+struct ClientArgs {
+    /// The SSH key to sign requests with, instead of the one chosen at `connect`: a private key,
+    /// or a .pub file whose private key is in the agent
+    #[arg(long, env = "HALLPASS_IDENTITY", value_name = "FILE")]
+    identity: Option<PathBuf>,
+}
+
+impl ClientArgs {
+    fn open(&self) -> Result<(crate::client::ConfigFolder, crate::client::Api), Failure> {
+        Ok(crate::client::open(self.identity.as_deref())?)
+    }
+}
+
+/// Runs what the arguments say.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let wrong = error.use_stderr();
+            // Nowhere left to say that it can't be said.
+            error.print().ok();
+            return if wrong {
+                ExitCode::from(Failure::USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let done = match cli.command {
+        Command::Init(args) => init::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Connect(args) => connect::run(args),
+        Command::Whoami(args) => whoami::run(args),
+        Command::Role(command) => role::run(command),
+        Command::Request(args) => request::run(args),
+        Command::Ssh(args) => ssh::run(args),
+        Command::Psql(args) => psql::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Trust(args) => trust::run(args),
+        Command::HostCert(command) => host_cert::run(command),
+        Command::User(command) => user::run(command),
+        Command::Audit(command) => audit::run(command),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            use std::io::Write;
+            writeln!(std::io::stderr(), "hallpass: {}", failure.message()).ok();
+            failure.code()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_each_command_has_an_example() {
+        Cli::command().debug_assert();
+        let mut waiting = vec![Cli::command()];
+        while let Some(command) = waiting.pop() {
+            let (groups, help) = (command.has_subcommands(), command.clone());
+            waiting.extend(command.get_subcommands().cloned());
+            if !groups {
+                let help = help.clone().render_long_help().to_string();
+                assert!(help.contains("Example"), "{}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn arguments_of_ssh_pass_unchanged() {
+        let parsed = |arguments: &str| match Cli::try_parse_from(arguments.split(' '))
+            .map_err(|error| error.to_string())
+        {
+            Ok(Cli {
+                command: Command::Ssh(args),
+            }) => args.arguments,
+            Ok(_) => panic!("another command"),
+            Err(error) => panic!("{error}"),
+        };
+        let prefix = "hallpass ssh --role r --purpose p";
+        assert_eq!(
+            parsed(&format!("{prefix} -- -p 22 host ls --role x")).len(),
+            6
+        );
+        assert_eq!(parsed(&format!("{prefix} host -p 22 --help")).len(), 4);
+        assert_eq!(parsed(&format!("{prefix} -V")), ["-V"]);
+        assert_eq!(parsed(&format!("{prefix} -h -p 22")).len(), 3);
+        assert_eq!(
+            parsed(&format!("{prefix} -- host rsync --server -e.Lsf . -- x")).len(),
+            7
+        );
+    }
+}

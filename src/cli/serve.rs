@@ -1,0 +1,125 @@
+//! `hallpass serve`
+
+#![expect(clippy::print_stdout, reason = "tells where it listens")]
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::failure::Failure;
+use super::passphrase;
+use crate::authority::{Authority, Config, Home, LogFormat};
+use crate::http::{self, Options, ServerTls};
+use crate::keys::protect_memory;
+use crate::model::HostTtl;
+
+/// Run the certificate authority
+///
+/// Example: hallpass serve --home /var/lib/hallpass --passphrase-file /run/secrets/hallpass
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The home that `hallpass init` made
+    #[arg(long, env = "HALLPASS_HOME", value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Where to listen, instead of what hallpass.toml says; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    #[command(flatten)]
+    passphrase: passphrase::Source,
+}
+
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    let all_locked = protect_memory();
+    let home = Home::new(&args.home.unwrap_or_else(Home::default_folder));
+    let config = home.config().map_err(Failure::config)?;
+    start_log(config.log_format);
+    if !all_locked {
+        tracing::warn!(
+            "only the CA keys' own pages are locked in memory: allow more with \
+             LimitMEMLOCK=infinity or without swap"
+        );
+    }
+    let passphrase = passphrase::existing(&args.passphrase, home.folder())?;
+    let listen = args.listen.unwrap_or(config.listen);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::internal(format!("no threads: {error}")))?;
+    runtime.block_on(async {
+        // Bound before the keys are opened: a port in use is a mistake that shows at once.
+        let listener = TcpListener::bind(listen)
+            .await
+            .map_err(|error| Failure::config(format!("can't listen on {listen}: {error}")))?;
+        let authority = Authority::open(&home, &passphrase)
+            .await
+            .map_err(Failure::config)?;
+        drop(passphrase);
+        serve(listener, authority, config).await
+    })
+}
+
+async fn serve(listener: TcpListener, authority: Authority, config: Config) -> Result<(), Failure> {
+    let address = listener
+        .local_addr()
+        .map_err(|error| Failure::internal(error.to_string()))?;
+    let authority = Arc::new(authority);
+    let fingerprint = authority.fingerprint().to_owned();
+    let options = Options {
+        names: config.names,
+        certificate_ttl: HostTtl::from_secs(ServerTls::TTL.as_secs())
+            .map_err(|error| Failure::internal(error.to_string()))?,
+    };
+    let ready = || {
+        tracing::info!(%address, fingerprint, "listening");
+        println!("listening on https://{address}\nfingerprint {fingerprint}");
+        // Nobody may be reading.
+        std::io::stdout().flush().ok();
+    };
+    http::serve(listener, Arc::clone(&authority), options, ready, stop())
+        .await
+        .map_err(Failure::config)?;
+    // Handlers are done; a connection that was cut off may still hold on to it.
+    if let Some(authority) = Arc::into_inner(authority) {
+        authority.close();
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Done at SIGTERM or SIGINT.
+async fn stop() {
+    let signals = signal(SignalKind::terminate())
+        .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
+    match signals {
+        Ok((mut terminate, mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        // Then the signals do what they do by default.
+        Err(error) => {
+            tracing::warn!(%error, "signals can't be caught: requests in flight won't finish");
+            std::future::pending::<()>().await;
+        }
+    }
+    tracing::info!("stopping");
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("HALLPASS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

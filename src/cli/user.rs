@@ -1,0 +1,264 @@
+//! `hallpass user`
+
+use std::path::{Path, PathBuf};
+
+use super::ClientArgs;
+use super::failure::Failure;
+use super::output::{Facts, Table, both, print, print_json};
+use crate::certificate::{check_ssh_key, parse_public_key};
+use crate::client::{Api, Query};
+use crate::model::{GroupName, NewKey, NewUser, UserName, UserSummary};
+
+/// Say who may ask at all
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    Add(Add),
+    List(List),
+    Show(Show),
+    Disable(Disable),
+    Enable(Enable),
+    Remove(Remove),
+    #[command(subcommand)]
+    Key(KeyCommand),
+}
+
+/// Enrol a user
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  hallpass user add bob --ssh-key bob.pub --group on-call")]
+pub(super) struct Add {
+    /// The new user's name
+    name: UserName,
+    /// The user's public key
+    #[arg(long, value_name = "FILE.pub")]
+    ssh_key: PathBuf,
+    /// A group that policy speaks of
+    #[arg(long = "group", value_name = "GROUP")]
+    groups: Vec<GroupName>,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+/// List all users
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  hallpass user list")]
+pub(super) struct List {
+    #[command(flatten)]
+    shown: Shown,
+}
+
+/// Show a user with all keys
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  hallpass user show bob")]
+pub(super) struct Show {
+    /// The user's name
+    name: UserName,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+/// Take no more requests of a user, until enabled again
+///
+/// Certificates that the user has stay good until they end.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  hallpass user disable bob")]
+pub(super) struct Disable {
+    /// The user's name
+    name: UserName,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+/// Take a user's requests again
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  hallpass user enable bob")]
+pub(super) struct Enable {
+    /// The user's name
+    name: UserName,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+/// Remove a user and all keys
+///
+/// The log keeps what the user did. Certificates that the user has stay good until they end.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  hallpass user remove bob")]
+pub(super) struct Remove {
+    /// The user's name
+    name: UserName,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Enrol or remove a user's further keys
+#[derive(clap::Subcommand)]
+pub(super) enum KeyCommand {
+    Add(KeyAdd),
+    Remove(KeyRemove),
+}
+
+/// Enrol another key of a user
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  hallpass user key add bob bob-laptop.pub")]
+pub(super) struct KeyAdd {
+    /// The user's name
+    name: UserName,
+    /// The public key
+    #[arg(value_name = "FILE.pub")]
+    file: PathBuf,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+/// Remove a key of a user
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example:
+  hallpass user key remove bob SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU")]
+pub(super) struct KeyRemove {
+    /// The user's name
+    name: UserName,
+    /// The key's fingerprint, as `hallpass user show` or ssh-keygen -l prints it
+    #[arg(value_name = "SHA256:...")]
+    fingerprint: String,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+#[derive(clap::Args)]
+struct Shown {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+impl Shown {
+    fn open(&self) -> Result<Api, Failure> {
+        Ok(self.client.open()?.1)
+    }
+
+    fn user(&self, user: &UserSummary) -> Result<(), Failure> {
+        if self.json {
+            print_json(user)
+        } else {
+            print(in_words(user))
+        }
+    }
+}
+
+pub(super) fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Add(args) => {
+            let public_key = read_key(&args.ssh_key)?;
+            let new = NewUser {
+                name: args.name,
+                public_key,
+                groups: args.groups,
+            };
+            args.shown
+                .user(&args.shown.open()?.post("/v1/users", &new)?)
+        }
+        Command::List(args) => list(&args.shown),
+        Command::Show(args) => {
+            let target = target(&args.name, &[]);
+            args.shown.user(&args.shown.open()?.get(target.as_str())?)
+        }
+        Command::Disable(args) => {
+            let target = target(&args.name, &["disable"]);
+            args.shown
+                .user(&args.shown.open()?.post_nothing(target.as_str())?)
+        }
+        Command::Enable(args) => {
+            let target = target(&args.name, &["enable"]);
+            args.shown
+                .user(&args.shown.open()?.post_nothing(target.as_str())?)
+        }
+        Command::Remove(args) => {
+            args.client
+                .open()?
+                .1
+                .delete(target(&args.name, &[]).as_str())?;
+            print(format!("Removed {}.\n", args.name))
+        }
+        Command::Key(KeyCommand::Add(args)) => {
+            let new = NewKey {
+                public_key: read_key(&args.file)?,
+            };
+            let target = target(&args.name, &["keys"]);
+            args.shown
+                .user(&args.shown.open()?.post(target.as_str(), &new)?)
+        }
+        Command::Key(KeyCommand::Remove(args)) => {
+            let key = target(&args.name, &["keys", &args.fingerprint]);
+            let api = args.shown.open()?;
+            api.delete(key.as_str())?;
+            args.shown.user(&api.get(target(&args.name, &[]).as_str())?)
+        }
+    }
+}
+
+fn list(shown: &Shown) -> Result<(), Failure> {
+    let users: Vec<UserSummary> = shown.open()?.get("/v1/users")?;
+    if shown.json {
+        return users.iter().try_for_each(print_json);
+    }
+    let mut table = Table::new(["NAME", "STATE", "GROUPS", "KEYS", "ENROLLED"]);
+    for user in &users {
+        table.add([
+            user.name.to_string(),
+            state(user).to_owned(),
+            groups(user),
+            user.keys.len().to_string(),
+            user.enrolled.to_string(),
+        ]);
+    }
+    print(table.to_string())
+}
+
+fn in_words(user: &UserSummary) -> String {
+    let mut facts = Facts::new();
+    facts.add("name", &user.name);
+    facts.add("state", state(user));
+    facts.add("groups", groups(user));
+    facts.add("enrolled", both(user.enrolled));
+    facts.add_all(
+        "keys",
+        user.keys.iter().map(|key| {
+            let kind = key.public_key.split(' ').next().unwrap_or_default();
+            format!("{} {kind}", key.fingerprint)
+        }),
+    );
+    facts.to_string()
+}
+
+fn state(user: &UserSummary) -> &'static str {
+    if user.enabled { "enabled" } else { "disabled" }
+}
+
+fn groups(user: &UserSummary) -> String {
+    let groups: Vec<&str> = user.groups.iter().map(GroupName::as_str).collect();
+    if groups.is_empty() {
+        "none".to_owned()
+    } else {
+        groups.join(", ")
+    }
+}
+
+fn target(name: &UserName, rest: &[&str]) -> Query {
+    let segments = ["v1", "users", name.as_str()];
+    Query::path(&[&segments, rest].concat())
+}
+
+/// Reads a public key's file. Anything else, a private key above all, is not sent.
+fn read_key(path: &Path) -> Result<String, Failure> {
+    let name = path.display();
+    let line = std::fs::read_to_string(path)
+        .map_err(|error| Failure::no_input(format!("{name}: {error}")))?;
+    let mut key =
+        parse_public_key(&line).map_err(|error| Failure::data(format!("{name}: {error}")))?;
+    check_ssh_key(key.key_data()).map_err(|error| Failure::data(format!("{name}: {error}")))?;
+    key.set_comment("");
+    key.to_openssh().map_err(Failure::internal)
+}
