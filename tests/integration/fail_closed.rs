@@ -1,0 +1,152 @@
+//! When the log can't be written, nothing is issued, health says so, and nothing is lost.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Ca, Home, Person, exchange, run, wait_until};
+
+fn ask(ca: &Ca, person: &Person) -> Answer {
+    let ask = json!({"role": "server-operator", "purpose": "incident", "reason": "x"});
+    person
+        .asks(ca, "POST", "/v1/certificates/ssh")
+        .ssh(&person.key, ask)
+        .send()
+}
+
+fn readyz(ca: &Ca) -> (u16, Value) {
+    let request = b"GET /readyz HTTP/1.1\r\nHost: ca\r\nConnection: close\r\n\r\n";
+    let answer = exchange(ca, request).unwrap();
+    (answer.status, answer.json())
+}
+
+/// Nothing is issued, and both the client and health say why.
+#[track_caller]
+fn assert_closed(ca: &Ca, person: &Person, why: &str) {
+    let answer = ask(ca, person);
+    let (status, kind, detail) = answer.problem();
+    assert_eq!((status, kind.as_str()), (503, "unavailable"), "{detail}");
+    assert!(detail.contains(why), "{detail}");
+    assert!(answer.head.contains("retry-after: "), "{answer:?}");
+    assert!(!answer.body.contains("-cert-v01"), "{answer:?}");
+    let (status, health) = readyz(ca);
+    assert_eq!((status, &health["status"]), (503, &"unavailable".into()));
+    assert!(health["detail"].as_str().unwrap().contains(why), "{health}");
+    // Nobody gets past it by another way.
+    let ran = person.hallpass([
+        "request",
+        "server-operator",
+        "--purpose",
+        "incident",
+        "--reason",
+        "x",
+    ]);
+    assert_eq!(ran.code, 69, "{ran:?}");
+    assert!(
+        person
+            .runtime_files()
+            .iter()
+            .all(|file| file.extension().is_some_and(|e| e == "lock"))
+    );
+}
+
+#[track_caller]
+fn assert_open(ca: &Ca, person: &Person) {
+    assert_eq!(ask(ca, person).status, 200);
+    assert_eq!(readyz(ca).0, 200);
+}
+
+#[test]
+fn a_deleted_log_stops_issuing_until_it_is_back() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    assert_open(&ca, &bob);
+    let (database, aside) = (ca.home.database(), ca.home.folder.join("aside"));
+    fs::rename(&database, &aside).unwrap();
+    assert_closed(&ca, &bob, "was moved, deleted or replaced");
+    fs::rename(&aside, &database).unwrap();
+    assert_open(&ca, &bob);
+}
+
+#[test]
+fn a_replaced_log_is_never_written_to() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    let (database, aside) = (ca.home.database(), ca.home.folder.join("aside"));
+    fs::rename(&database, &aside).unwrap();
+    fs::copy(&aside, &database).unwrap();
+    let before = fs::read(&database).unwrap();
+    assert_closed(&ca, &bob, "was moved, deleted or replaced");
+    assert_eq!(fs::read(&database).unwrap(), before);
+}
+
+#[test]
+fn a_disk_that_takes_no_more_stops_issuing_until_it_does_again() {
+    // A limit on file sizes, put on the running server, fails writes as a full disk does.
+    let ca = Ca::with(Home::new(), |serve| {
+        // SAFETY: signal(2) is safe between fork and exec.
+        unsafe {
+            serve.pre_exec(|| {
+                libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+                Ok(())
+            });
+        }
+    });
+    let bob = ca.enrol("bob", &["on-call"]);
+    assert_open(&ca, &bob);
+    let limit = |bytes: &str| {
+        let (pid, size) = (ca.pid().to_string(), format!("--fsize={bytes}:unlimited"));
+        run("prlimit", ["--pid", &pid, &size]).ok();
+    };
+    limit("1");
+    assert_closed(&ca, &bob, "the audit log can't be written");
+    limit("unlimited");
+    wait_until("issuing goes on", || ask(&ca, &bob).status == 200);
+    assert_open(&ca, &bob);
+    // What was reserved meanwhile left no gap and no second use.
+    for (place, entry) in ca.home.log().iter().enumerate() {
+        assert_eq!(entry["index"], place);
+    }
+    let home = ca.stop();
+    drop(Ca::on(home));
+}
+
+#[test]
+fn a_log_that_somebody_else_locks_stops_issuing() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    let locking = rusqlite::Connection::open(ca.home.database()).unwrap();
+    locking.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (status, kind, _) = ask(&ca, &bob).problem();
+    assert_eq!((status, kind.as_str()), (503, "unavailable"));
+    locking.execute_batch("ROLLBACK").unwrap();
+    wait_until("issuing goes on", || ask(&ca, &bob).status == 200);
+}
+
+#[test]
+fn a_clock_that_was_set_back_stops_issuing() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    let home = ca.stop();
+    // The same as a clock that is behind: the newest entry is an hour ahead.
+    let database = rusqlite::Connection::open(home.database()).unwrap();
+    let (index, time, body): (i64, i64, String) = database
+        .query_row(
+            "SELECT idx, time, body FROM entries ORDER BY idx DESC LIMIT 1",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .unwrap();
+    database
+        .execute(
+            "INSERT INTO entries (idx, time, kind, body) VALUES (?, ?, 'request-failed', ?)",
+            (index + 1, time + 3_600_000, body),
+        )
+        .unwrap();
+    drop(database);
+    let (code, message) = crate::support::serve_fails(&home);
+    assert_eq!(code, 78, "{message}");
+    assert!(message.contains("set the clock right"), "{message}");
+    drop(bob);
+}

@@ -1,0 +1,420 @@
+//! What `init` and `serve` check before anything else, and what they say.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+use crate::support::{Ca, Home, Ran, run, serve_fails};
+
+fn chmod(path: &std::path::Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_home_is_made_closed_and_sealed() {
+    let home = Home::new();
+    let mode = |name: &str| {
+        fs::metadata(home.path().join(name))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777
+    };
+    assert_eq!(mode("keys"), 0o700);
+    assert_eq!(mode("hallpass.db"), 0o600);
+    let mut sealed = 0;
+    for file in fs::read_dir(home.path().join("keys")).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert_eq!(mode(&format!("keys/{name}")), 0o600, "{name}");
+        let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+        assert!(
+            !text.contains("PRIVATE KEY") && !text.contains("AGE-SECRET-KEY"),
+            "{name}"
+        );
+        if name.ends_with(".age") {
+            assert!(text.starts_with("age-encryption.org/v1\n"), "{name}");
+            sealed += 1;
+        }
+    }
+    // Four keys and what seals them.
+    assert_eq!(sealed, 5);
+    // The starter policies are the ones in the repository.
+    for name in [
+        "roles.toml",
+        "access.cedar",
+        "administration.cedar",
+        "hallpass.cedarschema",
+    ] {
+        let ours = format!("{}/policies/{name}", env!("CARGO_MANIFEST_DIR"));
+        assert_eq!(
+            fs::read(home.policy(name)).unwrap(),
+            fs::read(ours).unwrap(),
+            "{name}"
+        );
+    }
+    let entries = home.log();
+    assert_eq!(entries[0]["event"]["kind"], "authority-created");
+    assert_eq!(entries.last().unwrap()["event"]["kind"], "user-enrolled");
+}
+
+#[test]
+fn init_overwrites_no_home() {
+    let home = Home::new();
+    let before = fs::read(home.path().join("keys/seal.age")).unwrap();
+    let path = |name: &str| home.folder.join(name).to_str().unwrap().to_owned();
+    let again = run(
+        env!("CARGO_BIN_EXE_hallpass"),
+        [
+            "init",
+            "--home",
+            &path("home"),
+            "--admin",
+            "alice",
+            "--ssh-key",
+            &path("admin.pub"),
+            "--passphrase-file",
+            &path("passphrase"),
+        ],
+    );
+    let said = format!(
+        "hallpass: {}/hallpass.db exists already: choose another --home, or remove the old home \
+         if nothing trusts its keys any more",
+        path("home")
+    );
+    assert_eq!(again.code, 78, "{again:?}");
+    assert!(
+        again.err.contains("exists already: choose another --home"),
+        "{said}\n{again:?}"
+    );
+    assert_eq!(fs::read(home.path().join("keys/seal.age")).unwrap(), before);
+}
+
+#[test]
+fn a_passphrase_is_asked_for_twice_and_never_shown() {
+    let home = Home::new();
+    let program = env!("CARGO_BIN_EXE_hallpass");
+    let line = format!(
+        "{program} init --home {0}/new --admin alice --ssh-key {0}/admin.pub",
+        home.folder.path().display()
+    );
+    // script(1) gives it a terminal.
+    let with = |typed: &str| {
+        use std::io::Write;
+        let mut script = Command::new("script")
+            .args(["-qec", &line, "/dev/null"])
+            .env_remove("HALLPASS_PASSPHRASE_FILE")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = script.stdin.take().unwrap();
+        for part in typed.split_inclusive('\n') {
+            // Typed before the prompt, it would be echoed by the terminal itself.
+            std::thread::sleep(std::time::Duration::from_millis(1500));
+            stdin.write_all(part.as_bytes()).unwrap();
+        }
+        Ran::from(script.wait_with_output().unwrap())
+    };
+    let differ = with("five random words here\nfive random words her\n");
+    assert_eq!(differ.code, 78, "{differ:?}");
+    assert!(
+        differ.out.contains("the two passphrases differ: try again"),
+        "{differ:?}"
+    );
+    let short = with("short\n");
+    assert!(
+        short.out.contains("shorter than 12 characters"),
+        "{short:?}"
+    );
+    assert!(!home.folder.join("new").exists());
+    let made = with("five random words here\nfive random words here\n");
+    assert_eq!(made.code, 0, "{made:?}");
+    assert!(made.out.contains("fingerprint  SHA256:"), "{made:?}");
+    assert!(!made.out.contains("five random"), "{made:?}");
+}
+
+#[test]
+fn the_passphrase_comes_from_a_systemd_credential() {
+    let home = Home::new();
+    let folder = home.folder.private("credentials");
+    fs::copy(
+        home.folder.join("passphrase"),
+        folder.join("hallpass-passphrase"),
+    )
+    .unwrap();
+    let made = Ran::of(
+        Command::new(env!("CARGO_BIN_EXE_hallpass"))
+            .env("CREDENTIALS_DIRECTORY", &folder)
+            .env_remove("HALLPASS_PASSPHRASE_FILE")
+            .arg("init")
+            .arg("--home")
+            .arg(home.folder.join("new"))
+            .args(["--admin", "alice", "--ssh-key"])
+            .arg(home.folder.join("admin.pub")),
+    );
+    assert!(made.ok().contains("Made the home"));
+}
+
+/// A way to spoil a home, and what `serve` then says.
+type Spoil = (&'static str, fn(&Home), &'static str);
+
+const SPOILT: [Spoil; 22] = [
+    (
+        "no home",
+        |home| fs::remove_dir_all(home.path()).unwrap(),
+        "there is no home at HOME: make one with `hallpass init --home HOME`",
+    ),
+    (
+        "no database",
+        |home| fs::remove_file(home.database()).unwrap(),
+        "HOME/hallpass.db is missing: restore it from a backup; when `hallpass init` was interrupted, remove the home and run it again",
+    ),
+    (
+        "a key that others can read",
+        |home| chmod(&home.path().join("keys/ssh-user-1.age"), 0o644),
+        "others can open HOME/keys/ssh-user-1.age: run chmod 600 HOME/keys/ssh-user-1.age and chown it to the server's user",
+    ),
+    (
+        "a folder of keys that others can enter",
+        |home| chmod(&home.path().join("keys"), 0o755),
+        "others can open HOME/keys: run chmod 700 HOME/keys and chown it to the server's user",
+    ),
+    (
+        "a log that others can read",
+        |home| chmod(&home.database(), 0o644),
+        "others can open HOME/hallpass.db: run chmod 600 HOME/hallpass.db",
+    ),
+    (
+        "a home that others can change",
+        |home| chmod(&home.path(), 0o777),
+        "others can change HOME: run chmod go-w HOME",
+    ),
+    (
+        "a policy that others can change",
+        |home| chmod(&home.policy("access.cedar"), 0o666),
+        "others can change HOME/policies/access.cedar: run chmod go-w HOME/policies/access.cedar",
+    ),
+    (
+        "a key that is missing",
+        |home| fs::remove_file(home.path().join("keys/x509-issuing-1.age")).unwrap(),
+        "",
+    ),
+    (
+        "a key of another home",
+        |home| {
+            let other = Home::of_another_ca();
+            let key = "keys/ssh-user-1.age";
+            fs::copy(other.path().join(key), home.path().join(key)).unwrap();
+        },
+        "",
+    ),
+    (
+        "all keys of another home",
+        |home| {
+            let other = Home::of_another_ca();
+            fs::remove_dir_all(home.path().join("keys")).unwrap();
+            fs::rename(other.path().join("keys"), home.path().join("keys")).unwrap();
+        },
+        "",
+    ),
+    (
+        "a wrong passphrase",
+        |home| {
+            home.folder
+                .write("passphrase", "not the right passphrase\n");
+        },
+        "can't open HOME/keys/seal.age: the passphrase is wrong",
+    ),
+    (
+        "a passphrase that others can read",
+        |home| chmod(&home.folder.join("passphrase"), 0o644),
+        "others can read the passphrase file FOLDER/passphrase: run chmod 600 FOLDER/passphrase",
+    ),
+    (
+        "a passphrase file that is missing",
+        |home| fs::remove_file(home.folder.join("passphrase")).unwrap(),
+        "can't read the passphrase file FOLDER/passphrase: No such file or directory (os error 2)",
+    ),
+    (
+        "a damaged log",
+        |home| {
+            fs::write(
+                home.database(),
+                "not a database, and long enough to tell".repeat(30),
+            )
+            .unwrap()
+        },
+        "HOME/hallpass.db is damaged or no SQLite database: restore it from a backup",
+    ),
+    (
+        "a database of another program",
+        |home| {
+            fs::remove_file(home.database()).unwrap();
+            let other = rusqlite::Connection::open(home.database()).unwrap();
+            other.execute_batch("CREATE TABLE things (a)").unwrap();
+            chmod(&home.database(), 0o600);
+        },
+        "",
+    ),
+    (
+        "a log that an entry was taken from",
+        |home| {
+            let log = rusqlite::Connection::open(home.database()).unwrap();
+            log.execute_batch("DROP TRIGGER entries_remain; DELETE FROM entries WHERE idx = 1")
+                .unwrap();
+        },
+        "HOME/hallpass.db has a gap: entries are missing from the log; restore it from a backup",
+    ),
+    (
+        "a role with a typo",
+        |home| home.edit_policy("roles.toml", "max_ttl = \"1h\"", "max_tll = \"1h\""),
+        "",
+    ),
+    (
+        "a purpose that is not declared",
+        |home| {
+            home.edit_policy(
+                "roles.toml",
+                "purposes = [\"deploy\"]",
+                "purposes = [\"deplay\"]",
+            )
+        },
+        "HOME/policies/roles.toml: ssh.deploy purposes: deplay is not declared: add it to [purposes] or correct it",
+    ),
+    (
+        "a policy with a typo",
+        |home| {
+            home.edit_policy(
+                "access.cedar",
+                "context.purpose == \"deploy\"",
+                "context.porpoise == \"deploy\"",
+            )
+        },
+        "",
+    ),
+    (
+        "a policy that does not parse",
+        |home| home.edit_policy("access.cedar", "permit (", "permt ("),
+        "",
+    ),
+    (
+        "a setting that there is not",
+        |home| {
+            let path = home.path().join("hallpass.toml");
+            fs::write(
+                &path,
+                fs::read_to_string(&path).unwrap() + "\nlisten_on = 1\n",
+            )
+            .unwrap();
+        },
+        "",
+    ),
+    (
+        "a setting of the wrong type",
+        |home| {
+            fs::write(
+                home.path().join("hallpass.toml"),
+                "listen = 8443\nnames = [\"ca\"]\n",
+            )
+            .unwrap()
+        },
+        "",
+    ),
+];
+
+#[test]
+fn serve_says_what_is_wrong_with_a_home_and_how_to_mend_it() {
+    for (what, spoil, expected) in SPOILT {
+        let home = Home::new();
+        spoil(&home);
+        let (code, message) = serve_fails(&home);
+        let place = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
+        let message = message
+            .replace(&place(home.path()), "HOME")
+            .replace(&place(home.folder.path().to_owned()), "FOLDER");
+        assert_eq!(
+            (code, message),
+            (78, format!("hallpass: {expected}")),
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn one_server_works_on_a_home() {
+    let ca = Ca::start();
+    let (code, message) = serve_fails(&ca.home);
+    assert_eq!(code, 78);
+    assert!(message.contains("another hallpass works on"), "{message}");
+}
+
+#[test]
+fn a_port_in_use_is_said_at_once() {
+    let ca = Ca::start();
+    let home = Home::new();
+    let ran = Ran::of(
+        Command::new(env!("CARGO_BIN_EXE_hallpass"))
+            .args(["serve", "--listen", ca.address(), "--home"])
+            .arg(home.path())
+            .arg("--passphrase-file")
+            .arg(home.folder.join("passphrase")),
+    );
+    assert_eq!(ran.code, 78);
+    assert!(ran.err.contains("Address already in use"), "{ran:?}");
+}
+
+#[test]
+fn the_environment_comes_before_the_file() {
+    let home = Home::new();
+    let ca = Ca::with(home, |serve| {
+        serve
+            .env("HALLPASS_NAMES", "127.0.0.1,ca.example.org")
+            .env("HALLPASS_LOG_FORMAT", "json");
+    });
+    let issued = ca.home.entries("server-certificate-issued").pop().unwrap();
+    assert_eq!(
+        issued["event"]["names"],
+        serde_json::json!(["127.0.0.1", "ca.example.org"])
+    );
+    let line = ca.server_log().lines().next_back().unwrap().to_owned();
+    assert!(
+        serde_json::from_str::<serde_json::Value>(&line).is_ok(),
+        "{line}"
+    );
+}
+
+#[test]
+fn init_that_is_killed_leaves_nothing_that_serves() {
+    // At any moment: what is left is refused by serve with words on what to do, or is a whole home.
+    let template = Home::new();
+    for millis in (0..900).step_by(60) {
+        let home = Home::new();
+        fs::remove_dir_all(home.path()).unwrap();
+        let mut init = Command::new(env!("CARGO_BIN_EXE_hallpass"))
+            .args(["init", "--admin", "alice", "--home"])
+            .arg(home.path())
+            .arg("--ssh-key")
+            .arg(template.folder.join("admin.pub"))
+            .arg("--passphrase-file")
+            .arg(template.folder.join("passphrase"))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(millis));
+        init.kill().ok();
+        let done = init.wait().unwrap().success();
+        // The last thing that it writes.
+        if home.path().join("hallpass.toml").exists() {
+            drop(Ca::on(home));
+            continue;
+        }
+        assert!(!done);
+        let (code, message) = serve_fails(&home);
+        assert_eq!(code, 78, "{message}");
+        assert!(
+            message.contains("there is no home at") || message.contains("was interrupted"),
+            "{message}"
+        );
+    }
+}

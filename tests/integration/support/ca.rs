@@ -1,0 +1,379 @@
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+use ssh_key::PrivateKey;
+
+use super::{Folder, Ran, Request, run};
+
+pub(crate) const PASSPHRASE: &str = "correct horse battery staple";
+const ADMIN: &str = "alice";
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hallpass"));
+    for name in [
+        "HALLPASS_HOME",
+        "HALLPASS_CONFIG",
+        "HALLPASS_IDENTITY",
+        "HALLPASS_LISTEN",
+        "HALLPASS_NAMES",
+        "HALLPASS_LOG",
+        "HALLPASS_LOG_FORMAT",
+        "HALLPASS_PASSPHRASE_FILE",
+        "CREDENTIALS_DIRECTORY",
+        "SSH_AUTH_SOCK",
+        "SSH_ASKPASS",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A CA's home with the administrator's SSH key and the passphrase beside it.
+pub(crate) struct Home {
+    pub(crate) folder: Folder,
+}
+
+impl Home {
+    /// Made by `hallpass init`; once, then copied.
+    pub(crate) fn new() -> Self {
+        static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
+        let template = TEMPLATE.get_or_init(|| {
+            let folder = std::env::temp_dir().join(format!("hallpass-{}", std::process::id()));
+            fs::remove_dir_all(&folder).ok();
+            fs::create_dir_all(&folder).expect("a temporary folder");
+            let passphrase = folder.join("passphrase");
+            fs::write(&passphrase, format!("{PASSPHRASE}\n")).expect("a file of our own");
+            fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600))
+                .expect("our own file");
+            new_key(&folder.join("admin"), &["-t", "ed25519"]);
+            init(&folder).ok();
+            // SAFETY: the handler only runs a program.
+            unsafe { libc::atexit(remove_template) };
+            folder
+        });
+        let folder = Folder::new();
+        run(
+            "cp",
+            [
+                OsStr::new("-a"),
+                template.join(".").as_os_str(),
+                folder.path().as_os_str(),
+            ],
+        )
+        .ok();
+        Self { folder }
+    }
+
+    /// With CA keys that no other home has.
+    pub(crate) fn of_another_ca() -> Self {
+        let home = Self::new();
+        fs::remove_dir_all(home.path()).expect("a home of ours");
+        init(home.folder.path()).ok();
+        home
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.join("home")
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.path().join("hallpass.db")
+    }
+
+    pub(crate) fn policy(&self, name: &str) -> PathBuf {
+        self.path().join("policies").join(name)
+    }
+
+    /// Puts text in place of other text of a policy file.
+    pub(crate) fn edit_policy(&self, name: &str, from: &str, to: &str) {
+        let path = self.policy(name);
+        let text = fs::read_to_string(&path).expect("a policy file");
+        assert!(text.contains(from), "{name} has no {from:?}");
+        fs::write(path, text.replacen(from, to, 1)).expect("a policy file");
+    }
+
+    pub(crate) fn root_pem(&self) -> String {
+        fs::read_to_string(self.path().join("keys/x509-root-1.pem")).expect("a root certificate")
+    }
+
+    fn serve(&self) -> Command {
+        let mut serve = program();
+        serve
+            .args(["serve", "--listen", "127.0.0.1:0", "--home"])
+            .arg(self.path())
+            .arg("--passphrase-file")
+            .arg(self.folder.join("passphrase"));
+        serve
+    }
+
+    /// All entries of the log, read beside the server.
+    pub(crate) fn log(&self) -> Vec<Value> {
+        let database =
+            Connection::open_with_flags(self.database(), OpenFlags::SQLITE_OPEN_READ_ONLY)
+                .expect("the log");
+        let mut rows = database
+            .prepare("SELECT body FROM entries ORDER BY idx")
+            .expect("the log's table");
+        rows.query_map([], |row| row.get::<_, String>(0))
+            .expect("the log's entries")
+            .map(|body| serde_json::from_str(&body.expect("an entry")).expect("JSON"))
+            .collect()
+    }
+
+    /// The entries of a kind.
+    pub(crate) fn entries(&self, kind: &str) -> Vec<Value> {
+        let mut entries = self.log();
+        entries.retain(|entry| entry["event"]["kind"] == kind);
+        entries
+    }
+}
+
+fn init(folder: &Path) -> Ran {
+    Ran::of(
+        program()
+            .args(["init", "--admin", ADMIN, "--home"])
+            .arg(folder.join("home"))
+            .arg("--ssh-key")
+            .arg(folder.join("admin.pub"))
+            .arg("--passphrase-file")
+            .arg(folder.join("passphrase")),
+    )
+}
+
+extern "C" fn remove_template() {
+    let folder = std::env::temp_dir().join(format!("hallpass-{}", std::process::id()));
+    fs::remove_dir_all(folder).ok();
+}
+
+/// How `hallpass serve` ends on a home that is not right: its exit code and message.
+pub(crate) fn serve_fails(home: &Home) -> (i32, String) {
+    let ran = Ran::of(home.serve().env("HALLPASS_LOG", "error"));
+    (ran.code, ran.err.trim_end().to_owned())
+}
+
+/// A CA that serves.
+pub(crate) struct Ca {
+    pub(crate) home: Home,
+    pub(crate) url: String,
+    pub(crate) fingerprint: String,
+    process: Child,
+}
+
+impl Ca {
+    pub(crate) fn start() -> Self {
+        Self::on(Home::new())
+    }
+
+    pub(crate) fn on(home: Home) -> Self {
+        Self::with(home, |_| {})
+    }
+
+    pub(crate) fn with(home: Home, adjust: impl FnOnce(&mut Command)) -> Self {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(home.folder.join("serve.log"))
+            .expect("a log file");
+        let mut serve = home.serve();
+        serve
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log);
+        adjust(&mut serve);
+        let mut process = serve.spawn().expect("hallpass");
+        let mut lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
+        let mut word = |before: &str| {
+            let line = lines.next().and_then(Result::ok).unwrap_or_default();
+            let log = || fs::read_to_string(home.folder.join("serve.log")).unwrap_or_default();
+            line.strip_prefix(before)
+                .unwrap_or_else(|| panic!("serve said {line:?}\n{}", log()))
+                .to_owned()
+        };
+        let url = word("listening on ");
+        let fingerprint = word("fingerprint ");
+        Self {
+            url,
+            fingerprint,
+            home,
+            process,
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        self.url.trim_start_matches("https://")
+    }
+
+    /// What the server itself has said.
+    pub(crate) fn server_log(&self) -> String {
+        fs::read_to_string(self.home.folder.join("serve.log")).expect("the server's log")
+    }
+
+    pub(crate) fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.pid()).expect("a pid");
+        // SAFETY: our own child, not waited for yet.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    /// Waits for the end; the exit code, or none when it was killed.
+    pub(crate) fn wait(&mut self) -> Option<i32> {
+        self.process.wait().expect("our own child").code()
+    }
+
+    /// Ends it and gives the home back.
+    pub(crate) fn stop(mut self) -> Home {
+        self.signal(libc::SIGTERM);
+        assert_eq!(self.wait(), Some(0), "{}", self.server_log());
+        self.into_home()
+    }
+
+    /// Ends it in the middle of whatever it does.
+    pub(crate) fn kill(mut self) -> Home {
+        self.signal(libc::SIGKILL);
+        self.wait();
+        self.into_home()
+    }
+
+    fn into_home(mut self) -> Home {
+        std::mem::replace(
+            &mut self.home,
+            Home {
+                folder: Folder::new(),
+            },
+        )
+    }
+
+    /// The first administrator, connected.
+    pub(crate) fn admin(&self) -> Person {
+        let folder = Folder::new();
+        for name in ["key", "key.pub"] {
+            let from = self.home.folder.join(name.replace("key", "admin"));
+            fs::copy(from, folder.join(name)).expect("the administrator's key");
+        }
+        let person = Person::new(ADMIN, folder);
+        person.connect(self);
+        person
+    }
+
+    /// A newly enrolled person, connected.
+    pub(crate) fn enrol(&self, name: &str, groups: &[&str]) -> Person {
+        let person = Person::stranger(name);
+        let mut arguments = vec!["user", "add", name, "--ssh-key"];
+        let key = person.folder.join("key.pub");
+        arguments.push(key.to_str().expect("a plain path"));
+        arguments.extend(groups.iter().flat_map(|group| ["--group", group]));
+        self.admin().hallpass(arguments).ok();
+        person.connect(self);
+        person
+    }
+}
+
+impl Drop for Ca {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the server's log:\n{}", self.server_log());
+        }
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+/// Somebody with an SSH key, a home folder and a runtime folder of their own.
+pub(crate) struct Person {
+    pub(crate) name: String,
+    pub(crate) folder: Folder,
+    pub(crate) key: PrivateKey,
+}
+
+impl Person {
+    /// Somebody with a fresh key whom no CA knows.
+    pub(crate) fn stranger(name: &str) -> Self {
+        let folder = Folder::new();
+        new_key(&folder.join("key"), &["-t", "ed25519"]);
+        Self::new(name, folder)
+    }
+
+    fn new(name: &str, folder: Folder) -> Self {
+        folder.private("runtime");
+        let key = PrivateKey::read_openssh_file(&folder.join("key")).expect("an SSH key");
+        Self {
+            name: name.to_owned(),
+            folder,
+            key,
+        }
+    }
+
+    pub(crate) fn connect(&self, ca: &Ca) {
+        self.hallpass([
+            "connect",
+            &ca.url,
+            "--fingerprint",
+            &ca.fingerprint,
+            "--ssh-key",
+            self.folder.join("key").to_str().expect("a plain path"),
+        ])
+        .ok();
+    }
+
+    /// `hallpass` in this person's account, without an ssh-agent.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = program();
+        command
+            .env("HOME", self.folder.path())
+            .env("HALLPASS_CONFIG", self.folder.join("config"))
+            .env("XDG_RUNTIME_DIR", self.folder.join("runtime"))
+            .current_dir(self.folder.path());
+        command
+    }
+
+    pub(crate) fn hallpass<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Ran {
+        Ran::of(self.command().args(arguments))
+    }
+
+    /// Runs `hallpass request ... --json` and gives what it prints.
+    #[track_caller]
+    pub(crate) fn request(&self, line: &str) -> Value {
+        let arguments = ["request"].into_iter().chain(line.split(' '));
+        let text = self.hallpass(arguments.chain(["--json"])).ok();
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// A request of the API, signed by this person.
+    pub(crate) fn asks<'a>(&'a self, ca: &'a Ca, method: &str, target: &str) -> Request<'a> {
+        Request::new(ca, &self.key, method, target)
+    }
+
+    /// The files in this person's runtime folder.
+    pub(crate) fn runtime_files(&self) -> Vec<PathBuf> {
+        let mut waiting = vec![self.folder.join("runtime")];
+        let mut files = Vec::new();
+        while let Some(folder) = waiting.pop() {
+            for entry in fs::read_dir(folder).expect("a folder of ours").flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    waiting.push(path);
+                } else {
+                    files.push(path);
+                }
+            }
+        }
+        files
+    }
+}
+
+/// Makes a key pair without a passphrase.
+pub(crate) fn new_key(path: &Path, kind: &[&str]) {
+    let path = path.to_str().expect("a plain path");
+    let rest = ["-q", "-N", "", "-C", "", "-f", path];
+    run("ssh-keygen", kind.iter().chain(&rest)).ok();
+}

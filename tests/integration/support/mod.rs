@@ -1,0 +1,15 @@
+//! The real parts that the tests are made of: a CA, people, an sshd, a PostgreSQL.
+
+mod ca;
+mod folder;
+mod postgres;
+mod ran;
+mod raw;
+mod sshd;
+
+pub(crate) use ca::{Ca, Home, PASSPHRASE, Person, serve_fails};
+pub(crate) use folder::{Folder, free_port, is_root, own_name, wait_until};
+pub(crate) use postgres::Postgres;
+pub(crate) use ran::{Ran, run};
+pub(crate) use raw::{Answer, Request, exchange, tls};
+pub(crate) use sshd::Sshd;

@@ -1,0 +1,212 @@
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::{Ca, Folder, Ran, free_port, is_root, run, wait_until};
+
+/// A stock PostgreSQL, set up as docs/hosts.md says, in a folder of its own.
+pub(crate) struct Postgres {
+    pub(crate) folder: Folder,
+    pub(crate) port: u16,
+    process: Child,
+}
+
+impl Postgres {
+    /// With a database `patients` and the users of the starter roles.
+    pub(crate) fn start(ca: &Ca) -> Self {
+        let folder = Folder::new();
+        let data = folder.join("data");
+        let path = |name: &str| folder.join(name).to_str().expect("a plain path").to_owned();
+        if is_root() {
+            run(
+                "chown",
+                ["postgres", folder.path().to_str().expect("a plain path")],
+            )
+            .ok();
+        }
+        // C.UTF-8 is everywhere; --no-sync, since nothing here outlives the test.
+        let initdb = [
+            "--no-sync",
+            "--auth=trust",
+            "--username=owner",
+            "--locale=C.UTF-8",
+            "-D",
+        ];
+        Ran::of(as_postgres(&program("initdb")).args(initdb).arg(&data)).ok();
+
+        let admin = ca.admin();
+        let csr = [
+            "req",
+            "-new",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-keyout",
+            &path("server.key"),
+            "-out",
+            &path("server.csr"),
+            "-subj",
+            "/CN=db-1",
+        ];
+        run("openssl", csr).ok();
+        admin
+            .hallpass([
+                "host-cert",
+                "tls",
+                &path("server.csr"),
+                "--name",
+                "127.0.0.1",
+            ])
+            .ok();
+        let root = admin.hallpass(["trust", "x509"]).ok();
+        folder.write("hallpass_root.pem", root);
+        for name in ["server.key", "server.crt", "hallpass_root.pem"] {
+            // Written by a root shell, then handed over.
+            fs::copy(folder.join(name), data.join(name)).expect("a file of the data folder");
+            if is_root() {
+                run(
+                    "chown",
+                    [OsStr::new("postgres"), data.join(name).as_os_str()],
+                )
+                .ok();
+            }
+        }
+
+        let port = free_port();
+        append(
+            &data.join("postgresql.conf"),
+            &format!(
+                "ssl = on\n\
+                 ssl_cert_file = 'server.crt'\n\
+                 ssl_key_file = 'server.key'\n\
+                 ssl_ca_file = 'hallpass_root.pem'\n\
+                 ssl_min_protocol_version = 'TLSv1.3'\n\
+                 log_connections = on\n\
+                 # What the tests add: a port, a place, and no waiting for the disk.\n\
+                 listen_addresses = '127.0.0.1'\n\
+                 port = {port}\n\
+                 unix_socket_directories = ''\n\
+                 fsync = off\n"
+            ),
+        );
+        let hba = "\
+            hostssl patients patients_read 127.0.0.1/32 cert\n\
+            hostssl patients maintenance 127.0.0.1/32 cert\n\
+            hostnossl all owner 127.0.0.1/32 trust\n";
+        fs::write(data.join("pg_hba.conf"), hba).expect("pg_hba.conf");
+
+        let log = fs::File::create(folder.join("postgres.log")).expect("a log file");
+        let process = as_postgres(&program("postgres"))
+            .arg("-D")
+            .arg(&data)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("postgres; scripts/test installs it");
+        let postgres = Self {
+            folder,
+            port,
+            process,
+        };
+        wait_until("PostgreSQL", || {
+            postgres.owner("postgres", "SELECT 1").code == 0
+        });
+        postgres.owner("postgres", "CREATE DATABASE patients").ok();
+        for statement in [
+            "CREATE USER patients_read",
+            "CREATE USER maintenance",
+            "CREATE TABLE records (name text)",
+            "INSERT INTO records VALUES ('ward 3')",
+            "GRANT SELECT ON records TO patients_read",
+        ] {
+            postgres.owner("patients", statement).ok();
+        }
+        postgres
+    }
+
+    /// What PostgreSQL has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("postgres.log")).expect("PostgreSQL's log")
+    }
+
+    /// Runs a statement as the owner of everything, without TLS.
+    fn owner(&self, database: &str, statement: &str) -> Ran {
+        let at = format!(
+            "host=127.0.0.1 port={} user=owner dbname={database} sslmode=disable",
+            self.port
+        );
+        run("psql", [&at, "-XAtqc", statement])
+    }
+
+    /// Runs a statement with exactly the given files.
+    pub(crate) fn psql(&self, user: &str, certificate: &Path, key: &Path, root: &Path) -> Ran {
+        let at = format!(
+            "host=127.0.0.1 port={} user={user} dbname=patients sslmode=verify-full \
+             sslcert={} sslkey={} sslrootcert={}",
+            self.port,
+            certificate.display(),
+            key.display(),
+            root.display(),
+        );
+        run("psql", [&at, "-XAtqc", "SELECT name FROM records"])
+    }
+
+    /// `-h 127.0.0.1 -p PORT patients`
+    pub(crate) fn target(&self) -> [String; 5] {
+        ["-h", "127.0.0.1", "-p", &self.port.to_string(), "patients"].map(str::to_owned)
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- PostgreSQL's log:\n{}", self.log());
+        }
+        let pid = i32::try_from(self.process.id()).expect("a pid");
+        // SIGQUIT ends the whole family at once; nothing here needs saving.
+        // SAFETY: our own child, not waited for yet.
+        unsafe { libc::kill(pid, libc::SIGQUIT) };
+        self.process.wait().ok();
+    }
+}
+
+/// A program of Debian's newest installed PostgreSQL.
+fn program(name: &str) -> PathBuf {
+    let versions =
+        fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL; scripts/test installs it");
+    let mut found: Vec<PathBuf> = versions
+        .flatten()
+        .map(|version| version.path().join("bin").join(name))
+        .filter(|path| path.is_file())
+        .collect();
+    found.sort();
+    found.pop().expect("PostgreSQL; scripts/test installs it")
+}
+
+/// It refuses to run as root.
+fn as_postgres(program: &Path) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command
+        .args([
+            "--reuid=postgres",
+            "--regid=postgres",
+            "--clear-groups",
+            "--",
+        ])
+        .arg(program)
+        // It looks around from where it is started.
+        .current_dir("/");
+    command
+}
+
+fn append(path: &Path, text: &str) {
+    let before = fs::read_to_string(path).expect("a file of the data folder");
+    fs::write(path, before + text).expect("a file of the data folder");
+}
