@@ -208,6 +208,9 @@ fn x509(der: &[u8], now: Timestamp) -> Result<Inspected, InspectError> {
 fn registry() -> OidRegistry<'static> {
     let mut registry = OidRegistry::default().with_crypto().with_x509();
     registry.insert(oid!(2.5.4.72), OidEntry::new("role", "role (X.520)"));
+    // As OpenSSL and PostgreSQL write it.
+    let user_id = OidEntry::new("UID", "userId (RFC 4519)");
+    registry.insert(oid!(0.9.2342.19200300.100.1.1), user_id);
     registry
 }
 

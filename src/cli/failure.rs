@@ -99,7 +99,6 @@ impl From<KeyError> for Failure {
             | KeyError::NoPublicPart { .. }
             | KeyError::OtherKey { .. } => Self::data(error),
             KeyError::Exposed { .. } | KeyError::NoSshKeygen { .. } => Self::config(error),
-            KeyError::Encoding(_) => Self::internal(error),
         }
     }
 }

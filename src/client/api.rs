@@ -7,7 +7,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::crypto::CryptoProvider;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use ssh_key::LineEnding;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use ureq::http::{Request, Response};
@@ -140,11 +139,7 @@ impl Api {
     ) -> Result<Response<ureq::Body>, ApiError> {
         let time = now();
         let message = request_message(&self.audience, method, target, &body, time, nonce);
-        let armored = self
-            .key
-            .sign(REQUEST_NAMESPACE, message.as_bytes())?
-            .to_pem(LineEnding::LF)
-            .map_err(KeyError::from)?;
+        let armored = self.key.sign(REQUEST_NAMESPACE, message.as_bytes())?;
         let signature: String = armored
             .lines()
             .filter(|line| !line.starts_with('-'))

@@ -64,8 +64,8 @@ impl SigningKey {
         key_fingerprint(self.public_key.key_data())
     }
 
-    /// Makes an SSHSIG over `message`. May ask the user for a passphrase or a touch.
-    pub(super) fn sign(&self, namespace: &str, message: &[u8]) -> Result<SshSig, KeyError> {
+    /// Makes an armored SSHSIG over `message`. May ask the user for a passphrase or a touch.
+    pub(super) fn sign(&self, namespace: &str, message: &[u8]) -> Result<String, KeyError> {
         let unavailable = |source| KeyError::NoSshKeygen { source };
         let mut ssh_keygen = Command::new("ssh-keygen")
             .args(["-q", "-Y", "sign", "-n", namespace, "-f"])
@@ -85,13 +85,15 @@ impl SigningKey {
         if !output.status.success() {
             return Err(failed());
         }
-        let signature = SshSig::from_pem(&output.stdout).map_err(|_| failed())?;
+        let armored = String::from_utf8(output.stdout).map_err(|_| failed())?;
+        let signature = SshSig::from_pem(&armored).map_err(|_| failed())?;
         if signature.public_key() != self.public_key.key_data() {
             return Err(KeyError::OtherKey {
                 path: self.path.clone(),
             });
         }
-        Ok(signature)
+        // As ssh-keygen wrote it: ssh-key 0.6 encodes signatures of ECDSA FIDO2 keys wrongly.
+        Ok(armored)
     }
 }
 
@@ -190,9 +192,6 @@ pub enum KeyError {
         /// The private key's file.
         path: PathBuf,
     },
-    /// A signature can't be encoded.
-    #[error("the signature can't be used: {0}")]
-    Encoding(#[from] ssh_key::Error),
 }
 
 #[cfg(test)]
@@ -226,6 +225,7 @@ mod tests {
             key_fingerprint(pair.public_key().key_data())
         );
         let signature = key.sign(REQUEST_NAMESPACE, b"message").unwrap();
+        let signature = SshSig::from_pem(signature).unwrap();
         assert!(verify(&signature, REQUEST_NAMESPACE, b"message").is_ok());
         fs::remove_dir_all(&folder).unwrap();
     }

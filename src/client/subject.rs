@@ -86,12 +86,13 @@ impl Subject {
     /// Proves that we hold an SSH key: an armored SSHSIG over `message`.
     pub(super) fn prove(&self, message: &str) -> Result<String, SubjectKeyError> {
         let message = message.as_bytes();
-        let signature = match self {
-            Self::FreshSsh(key) => key.sign(POSSESSION_NAMESPACE, HashAlg::Sha512, message)?,
-            Self::Ssh(key) => key.sign(POSSESSION_NAMESPACE, message)?,
-            Self::FreshX509(_) | Self::X509(..) => return Err(SubjectKeyError::WrongKind),
-        };
-        Ok(signature.to_pem(LineEnding::LF)?)
+        match self {
+            Self::FreshSsh(key) => Ok(key
+                .sign(POSSESSION_NAMESPACE, HashAlg::Sha512, message)?
+                .to_pem(LineEnding::LF)?),
+            Self::Ssh(key) => Ok(key.sign(POSSESSION_NAMESPACE, message)?),
+            Self::FreshX509(_) | Self::X509(..) => Err(SubjectKeyError::WrongKind),
+        }
     }
 
     /// A PKCS#10 request by a key for X.509. It says nothing else: the CA decides what the

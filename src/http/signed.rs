@@ -1,14 +1,18 @@
 use std::net::{IpAddr, SocketAddr};
 
+use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 
 use super::problem::Problem;
 use crate::identity::{Proof, SignedRequest};
 
 /// The largest body that is read. A request with an 8192-bit RSA key needs less than a quarter.
 pub(super) const LARGEST_BODY: usize = 64 * 1024;
+/// How much more is taken off the wire and dropped. A client that still writes when the connection
+/// ends sees a broken connection and not our answer.
+const DROPPED: usize = 16 * 1024 * 1024;
 
 /// Where a connection comes from.
 #[derive(Clone, Copy)]
@@ -44,28 +48,46 @@ impl<S: Send + Sync> FromRequest<S> for Signed {
             .map_or("/", |target| target.as_str())
             .to_owned();
         let proof = proof(&parts.headers);
-        let body = Limited::new(body, LARGEST_BODY)
-            .collect()
-            .await
-            .map_err(|error| {
-                if error.downcast_ref::<LengthLimitError>().is_some() {
-                    let detail = format!("the body is larger than {LARGEST_BODY} bytes");
-                    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
-                } else {
-                    let detail = "the body broke off";
-                    Problem::new(StatusCode::BAD_REQUEST, "illegal-request", detail)
-                }
-            })?;
+        let body = read(body).await?;
         Ok(Self {
             request: SignedRequest {
                 method: parts.method.as_str().to_owned(),
                 target,
-                body: body.to_bytes().into(),
+                body,
                 proof,
             },
             source,
         })
     }
+}
+
+async fn read(mut body: Body) -> Result<Vec<u8>, Problem> {
+    let mut kept = Vec::new();
+    let mut length = 0_usize;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| {
+            let detail = "the body broke off";
+            Problem::new(StatusCode::BAD_REQUEST, "illegal-request", detail)
+        })?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        length = length.saturating_add(data.len());
+        if length <= LARGEST_BODY {
+            kept.extend_from_slice(&data);
+        } else if length > LARGEST_BODY + DROPPED {
+            break;
+        }
+    }
+    if length > LARGEST_BODY {
+        let detail = format!("the body is larger than {LARGEST_BODY} bytes");
+        return Err(Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-large",
+            detail,
+        ));
+    }
+    Ok(kept)
 }
 
 fn proof(headers: &HeaderMap) -> Option<Proof> {

@@ -47,9 +47,10 @@ pub fn verify(sig: &SshSig, namespace: &str, message: &[u8]) -> Result<KeyData, 
                     .is_ok()
         }
         KeyData::Rsa(key) => verify_rsa(&key.n, &key.e, sig.signature(), &signed),
-        // The rest, FIDO2 keys included, is rare enough for `ssh-key`'s own slower arithmetic.
-        KeyData::Ecdsa(_) | KeyData::SkEd25519(_) | KeyData::SkEcdsaSha2NistP256(_) => {
-            key.verify(&signed, sig.signature()).is_ok()
+        // The rest is rare enough for `ssh-key`'s own slower arithmetic.
+        KeyData::Ecdsa(_) => key.verify(&signed, sig.signature()).is_ok(),
+        KeyData::SkEd25519(_) | KeyData::SkEcdsaSha2NistP256(_) => {
+            was_touched(sig.signature()) && key.verify(&signed, sig.signature()).is_ok()
         }
         _ => false,
     };
@@ -58,6 +59,14 @@ pub fn verify(sig: &SshSig, namespace: &str, message: &[u8]) -> Result<KeyData, 
     } else {
         Err(SignatureError::Mismatch)
     }
+}
+
+/// Whether a FIDO2 key says that somebody touched it (PROTOCOL.u2f: the signature ends in a byte of
+/// flags, of which bit 0 is user presence, and a four-byte counter). sshd demands it too.
+fn was_touched(signature: &Signature) -> bool {
+    const USER_PRESENCE: u8 = 1;
+    let flags = signature.as_bytes().iter().nth_back(4);
+    flags.is_some_and(|flags| flags & USER_PRESENCE != 0)
 }
 
 fn verify_rsa(n: &Mpint, e: &Mpint, signature: &Signature, signed: &[u8]) -> bool {

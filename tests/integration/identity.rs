@@ -38,7 +38,7 @@ fn all_refusals_look_the_same_and_the_log_tells_why() {
     // A stranger's refusals are counted from the eleventh in a minute on; here, nine are made.
     let ca = Ca::start();
     let bob = ca.enrol("bob", &[]);
-    let stranger = Person::stranger("mallory");
+    let stranger = Person::stranger();
     let disabled = ca.enrol("carol", &[]);
     ca.admin().hallpass(["user", "disable", "carol"]).ok();
     assert_eq!(whoami(&ca, &bob).send().json()["name"], "bob");
@@ -71,7 +71,11 @@ fn all_refusals_look_the_same_and_the_log_tells_why() {
         assert_eq!(newest_code(&ca), code);
         let answer = indistinct(&answer);
         assert_eq!(answer.0, 401, "{code}");
-        assert_eq!(*seen.get_or_insert(answer.clone()), answer, "{code}");
+        assert_eq!(
+            *seen.get_or_insert_with(|| answer.clone()),
+            answer,
+            "{code}"
+        );
     }
 }
 
@@ -218,7 +222,7 @@ fn disabling_and_removing_take_effect_at_once_and_last() {
     admin.hallpass(["user", "remove", "bob"]).ok();
     bob.hallpass(["whoami"]).fails(77, not_accepted);
     // The name comes back with another key; the old one stays out.
-    let new = Person::stranger("bob");
+    let new = Person::stranger();
     let key = new.folder.join("key.pub");
     admin
         .hallpass(["user", "add", "bob", "--ssh-key", key.to_str().unwrap()])
@@ -232,7 +236,7 @@ fn disabling_and_removing_take_effect_at_once_and_last() {
 fn a_user_has_as_many_keys_as_are_enrolled_and_not_one_more() {
     let ca = Ca::start();
     let (admin, bob) = (ca.admin(), ca.enrol("bob", &[]));
-    let laptop = Person::stranger("bob");
+    let laptop = Person::stranger();
     laptop.connect(&ca);
     assert_eq!(laptop.hallpass(["whoami"]).code, 77);
     let key = laptop.folder.join("key.pub");
@@ -295,7 +299,7 @@ fn only_administrators_administer_and_each_attempt_is_logged() {
 fn the_key_to_be_certified_must_have_signed_this_very_request() {
     let ca = Ca::start();
     let bob = ca.enrol("bob", &["on-call"]);
-    let victim = Person::stranger("carol");
+    let victim = Person::stranger();
     let ask = || json!({"role": "server-operator", "purpose": "incident", "reason": "x"});
     let target = "/v1/certificates/ssh";
 
@@ -317,6 +321,9 @@ fn the_key_to_be_certified_must_have_signed_this_very_request() {
     assert_eq!((status, kind.as_str()), (403, "no-possession"));
     assert!(ca.home.entries("certificate-issued").is_empty());
 }
+
+/// A FIDO2 key without hardware, by which OpenSSH tests itself.
+const SK_PROVIDER: &str = "/usr/lib/openssh/regress/misc/sk-dummy/sk-dummy.so";
 
 /// The kinds of keys that stock `ssh-keygen` makes and the CA takes.
 const KINDS: [&[&str]; 7] = [
@@ -347,14 +354,13 @@ fn every_kind_of_key_signs_requests_is_certified_and_logs_in() {
                 .ok()
                 .contains("bob")
         );
-        certified_key_logs_in(&ca, &bob, &sshd, key, &[]);
+        certified_key_logs_in(&ca, &bob, &sshd, key, None);
     }
 }
 
 #[test]
 fn fido2_keys_sign_requests_are_certified_and_log_in() {
-    // Debian's own FIDO2 key without hardware, which OpenSSH's tests use too.
-    let provider = "/usr/lib/openssh/regress/misc/sk-dummy/sk-dummy.so";
+    let provider = SK_PROVIDER;
     assert!(
         std::path::Path::new(provider).exists(),
         "{provider}; scripts/test installs it"
@@ -377,12 +383,42 @@ fn fido2_keys_sign_requests_are_certified_and_log_in() {
         who.args(["whoami", "--identity", key])
             .env("SSH_SK_PROVIDER", provider);
         assert!(Ran::of(&mut who).ok().contains("bob"));
-        certified_key_logs_in(&ca, &bob, &sshd, key, &[("SSH_SK_PROVIDER", provider)]);
+        certified_key_logs_in(&ca, &bob, &sshd, key, Some(provider));
     }
 }
 
+#[test]
+fn a_fido2_key_that_nobody_touched_signs_nothing() {
+    let ca = Ca::start();
+    let (admin, bob) = (ca.admin(), ca.enrol("bob", &[]));
+    let key = bob.folder.join("untouched");
+    let key = key.to_str().unwrap();
+    let made = [
+        "-q",
+        "-t",
+        "ed25519-sk",
+        "-O",
+        "no-touch-required",
+        "-w",
+        SK_PROVIDER,
+        "-N",
+        "",
+        "-f",
+        key,
+    ];
+    run("ssh-keygen", made).ok();
+    admin
+        .hallpass(["user", "key", "add", "bob", &format!("{key}.pub")])
+        .ok();
+    let mut who = bob.command();
+    who.args(["whoami", "--identity", key])
+        .env("SSH_SK_PROVIDER", SK_PROVIDER);
+    assert_eq!(Ran::of(&mut who).code, 77);
+    assert_eq!(newest_code(&ca), "bad-signature");
+}
+
 /// Has a key of one's own certified, and logs in with it.
-fn certified_key_logs_in(ca: &Ca, bob: &Person, sshd: &Sshd, key: &str, with: &[(&str, &str)]) {
+fn certified_key_logs_in(ca: &Ca, bob: &Person, sshd: &Sshd, key: &str, provider: Option<&str>) {
     let mut request = bob.command();
     request.args([
         "request",
@@ -393,12 +429,13 @@ fn certified_key_logs_in(ca: &Ca, bob: &Person, sshd: &Sshd, key: &str, with: &[
         "x",
     ]);
     request.args(["--key", key, "--out", "access", "--json"]);
-    request.envs(with.iter().copied());
+    request.envs(provider.map(|path| ("SSH_SK_PROVIDER", path)));
     let answer: Value = serde_json::from_str(&Ran::of(&mut request).ok()).unwrap();
     assert_eq!(answer["key"], key);
     let certificate = answer["certificate"].as_str().unwrap().to_owned();
     let mut ssh = Command::new("ssh");
-    ssh.envs(with.iter().copied())
+    let provider = format!("SecurityKeyProvider={}", provider.unwrap_or("internal"));
+    ssh.args(["-o", &provider])
         .args([
             "-F",
             "none",
@@ -536,7 +573,7 @@ fn a_signature_by_hand_with_ssh_keygen_is_accepted() {
 #[test]
 fn strangers_cannot_fill_the_disk() {
     let ca = Ca::start();
-    let stranger = Person::stranger("mallory");
+    let stranger = Person::stranger();
     let key: &PrivateKey = &stranger.key;
     for _ in 0..60 {
         assert_eq!(

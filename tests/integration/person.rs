@@ -3,43 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use crate::support::{Ca, Folder, Person, Ran, Sshd, run, wait_until};
-
-/// A stock ssh-agent of a person's.
-struct Agent {
-    folder: Folder,
-    process: Child,
-}
-
-impl Agent {
-    fn start() -> Self {
-        let folder = Folder::new();
-        let process = Command::new("ssh-agent")
-            .arg("-D")
-            .arg("-a")
-            .arg(folder.join("socket"))
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let agent = Self { folder, process };
-        wait_until("ssh-agent", || agent.folder.join("socket").exists());
-        agent
-    }
-
-    fn run<A: AsRef<std::ffi::OsStr>>(&self, command: &mut Command, arguments: &[A]) -> Ran {
-        command.env("SSH_AUTH_SOCK", self.folder.join("socket"));
-        Ran::of(command.args(arguments))
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
+use crate::support::{Agent, Ca, Person, Ran, Sshd, run, wait_until};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -72,9 +38,9 @@ fn with_an_agent_the_private_key_is_in_no_file_and_goes_with_the_certificate() {
     let bob = ca.enrol("bob", &["on-call"]);
     let sshd = Sshd::start(&ca, &["operator"]);
     let agent = Agent::start();
-    let ran = agent.run(&mut bob.command(), &login(&sshd, &["--ttl", "6s"]));
+    let ran = agent.run(bob.command().args(login(&sshd, &["--ttl", "6s"])));
     assert_eq!(ran.ok(), "in\n");
-    let held = agent.run(&mut Command::new("ssh-add"), &["-L"]).ok();
+    let held = agent.run(Command::new("ssh-add").args(["-L"])).ok();
     assert!(held.contains("ssh-ed25519-cert-v01@openssh.com"), "{held}");
     for file in bob.runtime_files() {
         let text = fs::read_to_string(&file).unwrap();
@@ -82,10 +48,7 @@ fn with_an_agent_the_private_key_is_in_no_file_and_goes_with_the_certificate() {
         assert!(mode(&file) & 0o077 == 0 || file.extension().is_some_and(|e| e == "pub"));
     }
     wait_until("the agent forgets the key", || {
-        agent
-            .run(&mut Command::new("ssh-add"), &["-L"])
-            .out
-            .contains("no identities")
+        agent.lines().contains("no identities")
     });
 }
 
@@ -123,10 +86,13 @@ fn a_certificate_that_is_still_good_is_used_again_for_the_same_and_only_for_that
         let before = issued();
         let once = |more: &[&str]| {
             let mut command = bob.command();
-            if with_agent {
-                command.env("SSH_AUTH_SOCK", agent.folder.join("socket"));
-            }
-            Ran::of(command.args(login(&sshd, more))).ok();
+            command.args(login(&sshd, more));
+            let ran = if with_agent {
+                agent.run(&mut command)
+            } else {
+                Ran::of(&mut command)
+            };
+            ran.ok();
         };
         once(&["--ttl", "11m"]);
         if with_agent {
@@ -143,16 +109,16 @@ fn a_certificate_that_is_still_good_is_used_again_for_the_same_and_only_for_that
     // Gone from the agent, it is of no use any more.
     let mut command = bob.command();
     agent
-        .run(&mut command, &login(&sshd, &["--ttl", "13m"]))
+        .run(command.args(login(&sshd, &["--ttl", "13m"])))
         .ok();
     let before = issued();
     agent
-        .run(&mut bob.command(), &login(&sshd, &["--ttl", "13m"]))
+        .run(bob.command().args(login(&sshd, &["--ttl", "13m"])))
         .ok();
     assert_eq!(issued(), before);
-    agent.run(&mut Command::new("ssh-add"), &["-D"]).ok();
+    agent.run(Command::new("ssh-add").args(["-D"])).ok();
     agent
-        .run(&mut bob.command(), &login(&sshd, &["--ttl", "13m"]))
+        .run(bob.command().args(login(&sshd, &["--ttl", "13m"])))
         .ok();
     assert_eq!(issued(), before + 1);
 }
@@ -176,18 +142,11 @@ fn the_agent_signs_requests_when_it_alone_has_the_key() {
     let bob = ca.enrol("bob", &[]);
     let agent = Agent::start();
     let key = bob.folder.join("key");
-    agent
-        .run(&mut Command::new("ssh-add"), &["-q", key.to_str().unwrap()])
-        .ok();
+    agent.add(&key);
     fs::remove_file(&key).unwrap();
     let connect = ["connect", &ca.url, "--fingerprint", &ca.fingerprint];
-    agent.run(&mut bob.command(), &connect).ok();
-    assert!(
-        agent
-            .run(&mut bob.command(), &["whoami"])
-            .ok()
-            .contains("bob")
-    );
+    agent.run(bob.command().args(connect)).ok();
+    assert!(agent.run(bob.command().arg("whoami")).ok().contains("bob"));
     // Without the agent there is nobody to sign.
     let ran = bob.hallpass(["whoami"]);
     assert_eq!(ran.code, 66, "{ran:?}");
@@ -314,7 +273,7 @@ fn a_certificate_for_another_name_is_not_taken() {
     let ca = Ca::with(home, |serve| {
         serve.env("HALLPASS_NAMES", "ca.example.org");
     });
-    let bob = Person::stranger("bob");
+    let bob = Person::stranger();
     let key = bob.folder.join("key");
     let ran = bob.hallpass([
         "connect",
@@ -332,7 +291,7 @@ fn a_certificate_for_another_name_is_not_taken() {
 fn host_certificates_are_administrators_to_give_and_logged() {
     let ca = Ca::start();
     let admin = ca.admin();
-    let host = Person::stranger("host");
+    let host = Person::stranger();
     let key = host.folder.join("key.pub");
     let sign = [
         "host-cert",
@@ -380,7 +339,7 @@ fn trust_prints_what_hosts_and_databases_take() {
 
 #[test]
 fn completions_and_the_man_page_fit_the_shells_and_man() {
-    let nobody = Person::stranger("nobody");
+    let nobody = Person::stranger();
     let bash = nobody
         .folder
         .write("bash", nobody.hallpass(["completions", "bash"]).ok());

@@ -80,11 +80,14 @@ fn expired_early_wrong_user_wrong_ca_and_server_certificates() {
         after: now.minus(HOUR),
         before: now.plus(HOUR),
     };
-    let refused = |ran: &Ran, client: &str, server: &str| {
+    // PostgreSQL 15 logs that a certificate was refused; which check refused it, the TLS alert
+    // tells the client.
+    let refused = |ran: &Ran, alert: &str, logged: &str| {
         assert_eq!((ran.code, ran.out.as_str()), (2, ""));
-        assert!(ran.err.contains(client), "{ran:?}");
-        wait_until(server, || postgres.log().contains(server));
+        assert!(ran.err.contains(alert), "{alert}: {ran:?}");
+        wait_until(logged, || postgres.log().contains(logged));
     };
+    let not_verified = "could not accept SSL connection: certificate verify failed";
     let psql = |certificate: &PathBuf| postgres.psql("patients_read", certificate, &key, &root);
 
     // The one that opens the door.
@@ -96,22 +99,14 @@ fn expired_early_wrong_user_wrong_ca_and_server_certificates() {
         ..good
     };
     let certificate = forger.certificate("patients_read", expired);
-    refused(
-        &psql(&certificate),
-        "certificate expired",
-        "certificate has expired",
-    );
+    refused(&psql(&certificate), "certificate expired", not_verified);
 
     let early = Validity {
         after: now.plus(HOUR),
         before: now.plus(HOUR * 2),
     };
     let certificate = forger.certificate("patients_read", early);
-    refused(
-        &psql(&certificate),
-        "bad certificate",
-        "certificate is not yet valid",
-    );
+    refused(&psql(&certificate), "bad certificate", not_verified);
 
     let certificate = forger.certificate("maintenance", good);
     refused(
@@ -128,7 +123,7 @@ fn expired_early_wrong_user_wrong_ca_and_server_certificates() {
         &other.folder.join("key"),
         &root,
     );
-    refused(&ran, "unknown ca", "unable to get local issuer certificate");
+    refused(&ran, "unknown ca", not_verified);
 
     // A server's certificate whose CN is the database user.
     let csr = forger.folder.join("csr");
@@ -142,7 +137,7 @@ fn expired_early_wrong_user_wrong_ca_and_server_certificates() {
     ca.admin().hallpass(arguments).ok();
     let certificate = forger.folder.join("csr.crt");
     let ran = postgres.psql("maintenance", &certificate, &key, &root);
-    refused(&ran, "alert", "unsuitable certificate purpose");
+    refused(&ran, "alert", not_verified);
 
     // And none at all.
     let none = PathBuf::from("/nowhere");

@@ -260,14 +260,14 @@ impl Ca {
             let from = self.home.folder.join(name.replace("key", "admin"));
             fs::copy(from, folder.join(name)).expect("the administrator's key");
         }
-        let person = Person::new(ADMIN, folder);
+        let person = Person::new(folder);
         person.connect(self);
         person
     }
 
     /// A newly enrolled person, connected.
     pub(crate) fn enrol(&self, name: &str, groups: &[&str]) -> Person {
-        let person = Person::stranger(name);
+        let person = Person::stranger();
         let mut arguments = vec!["user", "add", name, "--ssh-key"];
         let key = person.folder.join("key.pub");
         arguments.push(key.to_str().expect("a plain path"));
@@ -290,27 +290,22 @@ impl Drop for Ca {
 
 /// Somebody with an SSH key, a home folder and a runtime folder of their own.
 pub(crate) struct Person {
-    pub(crate) name: String,
     pub(crate) folder: Folder,
     pub(crate) key: PrivateKey,
 }
 
 impl Person {
     /// Somebody with a fresh key whom no CA knows.
-    pub(crate) fn stranger(name: &str) -> Self {
+    pub(crate) fn stranger() -> Self {
         let folder = Folder::new();
         new_key(&folder.join("key"), &["-t", "ed25519"]);
-        Self::new(name, folder)
+        Self::new(folder)
     }
 
-    fn new(name: &str, folder: Folder) -> Self {
+    fn new(folder: Folder) -> Self {
         folder.private("runtime");
         let key = PrivateKey::read_openssh_file(&folder.join("key")).expect("an SSH key");
-        Self {
-            name: name.to_owned(),
-            folder,
-            key,
-        }
+        Self { folder, key }
     }
 
     pub(crate) fn connect(&self, ca: &Ca) {

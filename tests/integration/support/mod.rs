@@ -1,5 +1,6 @@
 //! The real parts that the tests are made of: a CA, people, an sshd, a PostgreSQL.
 
+mod agent;
 mod ca;
 mod folder;
 mod postgres;
@@ -7,6 +8,7 @@ mod ran;
 mod raw;
 mod sshd;
 
+pub(crate) use agent::Agent;
 pub(crate) use ca::{Ca, Home, PASSPHRASE, Person, serve_fails};
 pub(crate) use folder::{Folder, free_port, is_root, own_name, wait_until};
 pub(crate) use postgres::Postgres;

@@ -1,0 +1,48 @@
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use super::{Folder, Ran, wait_until};
+
+/// A stock ssh-agent.
+pub(crate) struct Agent {
+    folder: Folder,
+    process: Child,
+}
+
+impl Agent {
+    pub(crate) fn start() -> Self {
+        let folder = Folder::new();
+        let socket = folder.join("socket");
+        let process = Command::new("ssh-agent")
+            .arg("-D")
+            .arg("-a")
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("ssh-agent; scripts/test installs it");
+        wait_until("ssh-agent", || socket.exists());
+        Self { folder, process }
+    }
+
+    /// Runs a program that this agent serves.
+    pub(crate) fn run(&self, command: &mut Command) -> Ran {
+        Ran::of(command.env("SSH_AUTH_SOCK", self.folder.join("socket")))
+    }
+
+    /// Adds a key, with the certificate beside it if there is one.
+    pub(crate) fn add(&self, key: &Path) {
+        self.run(Command::new("ssh-add").arg("-q").arg(key)).ok();
+    }
+
+    /// What it holds, one line each.
+    pub(crate) fn lines(&self) -> String {
+        self.run(Command::new("ssh-add").arg("-L")).out
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
