@@ -117,15 +117,22 @@ impl Authority {
 
     /// Reads the body of an identified request.
     fn parse<T: DeserializeOwned>(&self, request: &SignedRequest) -> Result<T, Refusal> {
+        // A struct would be read from an array too.
+        if request.body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Refusal::illegal("the body: send a JSON object"));
+        }
         let mut reader = serde_json::Deserializer::from_slice(&request.body);
         let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-            let place = error.path().to_string();
-            let place = if place == "." {
-                "the body".to_owned()
-            } else {
-                place
-            };
-            Refusal::illegal(format!("{place}: {}", error.into_inner()))
+            let path = error.path().to_string();
+            let error = error.into_inner();
+            if !error.is_data() {
+                return Refusal::illegal(format!("the body: {error}"));
+            }
+            // The path tells more than line and column do.
+            let position = format!(" at line {} column {}", error.line(), error.column());
+            let what = error.to_string().replace(&position, "");
+            let place = if path == "." { "the body" } else { &path };
+            Refusal::illegal(format!("{place}: {what}"))
         })?;
         reader
             .end()

@@ -23,8 +23,8 @@ pub enum SubjectError {
     NotAPublicKey,
     /// A private key came over the wire.
     #[error(
-        "this is a private key, which must never leave its machine: replace it, and give the \
-         line of its .pub file"
+        "this is a private key, which must never leave its machine: replace it, and give its \
+         .pub file or a certificate request"
     )]
     PrivateKey,
     /// A certificate where a plain key was wanted.
@@ -96,8 +96,12 @@ impl CsrSubject {
         if pem.contains("PRIVATE KEY") {
             return Err(SubjectError::PrivateKey);
         }
-        let (_, pem) =
+        let (rest, pem) =
             x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|_| SubjectError::NotACsr)?;
+        // Of two, one could be meant and the other be certified.
+        if !rest.trim_ascii().is_empty() {
+            return Err(SubjectError::NotACsr);
+        }
         if !["CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"].contains(&pem.label.as_str()) {
             return Err(SubjectError::NotACsr);
         }

@@ -60,13 +60,18 @@ Examples:
 pub(super) struct Show {
     /// An entry's place in the log, or the serial number of a certificate, as sshd's and
     /// PostgreSQL's logs have it
-    #[arg(value_name = "SERIAL|ENTRY")]
+    #[arg(value_name = "SERIAL|ENTRY", value_parser = number)]
     number: u64,
     /// Print JSON: the entry as the log has it
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     client: ClientArgs,
+}
+
+fn number(text: &str) -> Result<u64, &'static str> {
+    text.parse()
+        .map_err(|_| "use the decimal number of an entry or of a certificate")
 }
 
 pub(super) fn run(command: Command) -> Result<(), Failure> {

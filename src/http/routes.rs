@@ -299,8 +299,11 @@ struct EntriesQuery {
 #[utoipa::path(get, path = "/v1/audit/entries", params(EntriesQuery),
     responses((status = 200, body = AuditPage)))]
 async fn entries(State(authority): Shared, uri: Uri, signed: Signed) -> Answer<AuditPage> {
-    let Query(query) = Query::<EntriesQuery>::try_from_uri(&uri)
-        .map_err(|error| illegal(format!("the query: {}", error.body_text())))?;
+    let Query(query) = Query::<EntriesQuery>::try_from_uri(&uri).map_err(|error| {
+        let text = error.body_text();
+        let what = text.rsplit("query string: ").next().unwrap_or(&text);
+        illegal(format!("the query: {what}"))
+    })?;
     let limit = query.limit.unwrap_or(DEFAULT_PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
         return Err(illegal(format!(

@@ -192,7 +192,7 @@ impl KeyStore {
     /// When the file can't be read.
     pub fn public(&self, kind: KeyKind) -> Result<String, StoreError> {
         let path = self.public_path(kind);
-        fs::read_to_string(&path).map_err(|source| StoreError::File { path, source })
+        fs::read_to_string(&path).map_err(|source| unreadable(&path, source))
     }
 
     fn sealed_path(&self, kind: KeyKind) -> PathBuf {
@@ -213,10 +213,7 @@ pub(super) fn private(metadata: &Metadata) -> bool {
 }
 
 fn check_private(path: &Path) -> Result<(), StoreError> {
-    let metadata = fs::metadata(path).map_err(|source| StoreError::File {
-        path: path.to_owned(),
-        source,
-    })?;
+    let metadata = fs::metadata(path).map_err(|source| unreadable(path, source))?;
     if private(&metadata) {
         Ok(())
     } else {
@@ -230,10 +227,15 @@ fn check_private(path: &Path) -> Result<(), StoreError> {
 
 fn read_private(path: &Path) -> Result<Vec<u8>, StoreError> {
     check_private(path)?;
-    fs::read(path).map_err(|source| StoreError::File {
-        path: path.to_owned(),
-        source,
-    })
+    fs::read(path).map_err(|source| unreadable(path, source))
+}
+
+fn unreadable(path: &Path, source: io::Error) -> StoreError {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::NotFound => StoreError::Missing { path },
+        _ => StoreError::File { path, source },
+    }
 }
 
 /// Writes a file that must not exist yet and waits until it is on disk, its name included.
@@ -274,6 +276,12 @@ pub enum StoreError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// A file or the folder itself is not there.
+    #[error("{path} is missing: restore keys/ and hallpass.db from the same backup")]
+    Missing {
+        /// The file or folder.
+        path: PathBuf,
     },
     /// Others can read a secret file, or list the folder.
     #[error("others can open {path}: run chmod {mode} {path} and chown it to the server's user")]

@@ -198,7 +198,7 @@ const SPOILT: [Spoil; 22] = [
     (
         "a key that is missing",
         |home| fs::remove_file(home.path().join("keys/x509-issuing-1.age")).unwrap(),
-        "",
+        "HOME/keys/x509-issuing-1.age is missing: restore keys/ and hallpass.db from the same backup",
     ),
     (
         "a key of another home",
@@ -207,7 +207,7 @@ const SPOILT: [Spoil; 22] = [
             let key = "keys/ssh-user-1.age";
             fs::copy(other.path().join(key), home.path().join(key)).unwrap();
         },
-        "",
+        "can't open HOME/keys/ssh-user-1.age: it is damaged or was sealed for another home: restore it from a backup",
     ),
     (
         "all keys of another home",
@@ -216,7 +216,7 @@ const SPOILT: [Spoil; 22] = [
             fs::remove_dir_all(home.path().join("keys")).unwrap();
             fs::rename(other.path().join("keys"), home.path().join("keys")).unwrap();
         },
-        "",
+        "the ssh-user key in keys/ is not the one that the audit log introduced: restore keys/ and hallpass.db from the same backup",
     ),
     (
         "a wrong passphrase",
@@ -255,7 +255,7 @@ const SPOILT: [Spoil; 22] = [
             other.execute_batch("CREATE TABLE things (a)").unwrap();
             chmod(&home.database(), 0o600);
         },
-        "",
+        "this is not an audit log of this version of Hallpass (application id 0x0, schema 0): use the version that wrote it",
     ),
     (
         "a log that an entry was taken from",
@@ -269,7 +269,11 @@ const SPOILT: [Spoil; 22] = [
     (
         "a role with a typo",
         |home| home.edit_policy("roles.toml", "max_ttl = \"1h\"", "max_tll = \"1h\""),
-        "",
+        r#"HOME/policies/roles.toml: TOML parse error at line 26, column 1
+   |
+26 | max_tll = "1h"
+   | ^^^^^^^
+unknown field `max_tll`, expected one of `description`, `principals`, `extensions`, `force_command`, `source_address`, `hosts`, `max_ttl`, `default_ttl`, `purposes`, `reason`"#,
     ),
     (
         "a purpose that is not declared",
@@ -280,7 +284,7 @@ const SPOILT: [Spoil; 22] = [
                 "purposes = [\"deplay\"]",
             );
         },
-        "HOME/policies/roles.toml: ssh.deploy purposes: deplay is not declared: add it to [purposes] or correct it",
+        "HOME/policies/roles.toml: [ssh.deploy] purposes: deplay is not declared: add it to [purposes] or correct it",
     ),
     (
         "a policy with a typo",
@@ -291,12 +295,12 @@ const SPOILT: [Spoil; 22] = [
                 "context.porpoise == \"deploy\"",
             );
         },
-        "",
+        "HOME/policies/access.cedar:28:8: for policy `deployers-deploy`, attribute `porpoise` in context for Action::\"request\" not found; did you mean `purpose`?",
     ),
     (
         "a policy that does not parse",
         |home| home.edit_policy("access.cedar", "permit (", "permt ("),
-        "",
+        "HOME/policies/access.cedar:7:1: invalid policy effect: permt; effect must be either `permit` or `forbid`",
     ),
     (
         "a setting that there is not",
@@ -308,7 +312,11 @@ const SPOILT: [Spoil; 22] = [
             )
             .unwrap();
         },
-        "",
+        r#"HOME/hallpass.toml: TOML parse error at line 15, column 1
+   |
+15 | listen_on = 1
+   | ^^^^^^^^^
+unknown field `listen_on`, expected one of `listen`, `names`, `log_format`"#,
     ),
     (
         "a setting of the wrong type",
@@ -319,7 +327,11 @@ const SPOILT: [Spoil; 22] = [
             )
             .unwrap();
         },
-        "",
+        r#"HOME/hallpass.toml: TOML parse error at line 1, column 10
+  |
+1 | listen = 8443
+  |          ^^^^
+invalid type: integer `8443`, expected socket address"#,
     ),
 ];
 
