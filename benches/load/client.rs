@@ -1,0 +1,318 @@
+//! A client that costs little: requests are signed beforehand, and an exchange is one write and,
+//! mostly, one read.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hallpass::identity::{
+    POSSESSION_NAMESPACE, Proof, REQUEST_NAMESPACE, possession_message, request_message,
+};
+use hallpass::keys::random_bytes;
+use hallpass::model::{Serial, SshCertificateRequest, Timestamp, X509CertificateRequest};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use serde::Deserialize;
+use ssh_key::private::Ed25519Keypair;
+use ssh_key::{HashAlg, LineEnding, PrivateKey};
+
+use crate::server::Server;
+
+/// Roles, a purpose and a reason that the starter policies accept.
+const SSH_ROLE: &str = "server-operator";
+const DATABASE_ROLE: &str = "patients-read";
+const PURPOSE: &str = "incident";
+const REASON: &str = "INC-4711";
+/// For an answer. The server gives up earlier.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The two kinds of certificate for people.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Ssh,
+    X509,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ssh => "ssh",
+            Self::X509 => "x509",
+        }
+    }
+
+    /// The path that issues it.
+    pub(crate) fn target(self) -> &'static str {
+        match self {
+            Self::Ssh => "/v1/certificates/ssh",
+            Self::X509 => "/v1/certificates/x509",
+        }
+    }
+
+    /// How the certificate's text begins.
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Ssh => "ssh-ed25519-cert-v01@openssh.com ",
+            Self::X509 => "-----BEGIN CERTIFICATE-----\n",
+        }
+    }
+}
+
+/// A key to be certified.
+pub(crate) enum Subject {
+    Ssh { key: Box<PrivateKey>, line: String },
+    X509 { csr: String },
+}
+
+impl Subject {
+    pub(crate) fn new(kind: Kind) -> Self {
+        match kind {
+            Kind::Ssh => {
+                let key = Box::new(new_key());
+                let line = key.public_key().to_openssh().expect("a public key");
+                Self::Ssh { key, line }
+            }
+            Kind::X509 => {
+                let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+                let mut params = CertificateParams::default();
+                params.distinguished_name = DistinguishedName::new();
+                let csr = params.serialize_request(&key).expect("a request");
+                Self::X509 {
+                    csr: csr.pem().expect("PEM"),
+                }
+            }
+        }
+    }
+}
+
+/// An enrolled key, and the CA that it signs for.
+pub(crate) struct Signer {
+    key: PrivateKey,
+    pub(crate) fingerprint: String,
+    pub(crate) audience: String,
+}
+
+impl Signer {
+    pub(crate) fn new(key: PrivateKey, audience: &str) -> Self {
+        Self {
+            fingerprint: key.public_key().fingerprint(HashAlg::Sha256).to_string(),
+            key,
+            audience: audience.to_owned(),
+        }
+    }
+
+    pub(crate) fn public_line(&self) -> String {
+        self.key.public_key().to_openssh().expect("a public key")
+    }
+
+    /// Asks for a certificate.
+    pub(crate) fn ask(&self, subject: &Subject) -> Signed {
+        let word = "a legal word";
+        let nonce = nonce();
+        let reason = Some(REASON.parse().expect(word));
+        let (kind, proof, body) = match subject {
+            Subject::Ssh { key, line } => {
+                let message = possession_message(&self.audience, &self.fingerprint, &nonce);
+                let possession = sign(key, POSSESSION_NAMESPACE, &message);
+                let body = SshCertificateRequest {
+                    role: SSH_ROLE.parse().expect(word),
+                    purpose: PURPOSE.parse().expect(word),
+                    reason,
+                    ttl: None,
+                    public_key: line.clone(),
+                    possession: possession.clone(),
+                };
+                (Kind::Ssh, possession, serde_json::to_vec(&body))
+            }
+            Subject::X509 { csr } => {
+                let body = X509CertificateRequest {
+                    role: DATABASE_ROLE.parse().expect(word),
+                    purpose: PURPOSE.parse().expect(word),
+                    reason,
+                    ttl: None,
+                    csr: csr.clone(),
+                };
+                (Kind::X509, csr.clone(), serde_json::to_vec(&body))
+            }
+        };
+        Signed {
+            proof,
+            ..self.sign_with(kind.target(), body.expect("JSON"), nonce)
+        }
+    }
+
+    /// Signs a POST.
+    pub(crate) fn sign(&self, target: &'static str, body: Vec<u8>) -> Signed {
+        self.sign_with(target, body, nonce())
+    }
+
+    fn sign_with(&self, target: &'static str, body: Vec<u8>, nonce: String) -> Signed {
+        let time = now();
+        let message = request_message(&self.audience, "POST", target, &body, time, &nonce);
+        let armored = sign(&self.key, REQUEST_NAMESPACE, &message);
+        Signed {
+            target,
+            body,
+            time: time.to_string(),
+            nonce,
+            signature: armored
+                .lines()
+                .filter(|line| !line.starts_with('-'))
+                .collect(),
+            proof: String::new(),
+        }
+    }
+}
+
+/// A signed request.
+pub(crate) struct Signed {
+    pub(crate) target: &'static str,
+    pub(crate) body: Vec<u8>,
+    pub(crate) time: String,
+    pub(crate) nonce: String,
+    pub(crate) signature: String,
+    /// What proves that the requester holds the key to be certified: the SSHSIG of possession or
+    /// the CSR, as in the body.
+    pub(crate) proof: String,
+}
+
+impl Signed {
+    /// As it goes over the wire.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let Self {
+            target,
+            body,
+            time,
+            nonce,
+            signature,
+            ..
+        } = self;
+        let mut bytes = format!(
+            "POST {target} HTTP/1.1\r\n\
+             host: localhost\r\n\
+             content-type: application/json\r\n\
+             content-length: {}\r\n\
+             {}: {time}\r\n\
+             {}: {nonce}\r\n\
+             {}: {signature}\r\n\r\n",
+            body.len(),
+            Proof::TIME,
+            Proof::NONCE,
+            Proof::SIGNATURE,
+        )
+        .into_bytes();
+        bytes.extend(body);
+        bytes
+    }
+}
+
+/// A TLS 1.3 connection that is kept alive.
+pub(crate) struct Connection {
+    stream: StreamOwned<ClientConnection, TcpStream>,
+    answer: Vec<u8>,
+}
+
+impl Connection {
+    pub(crate) fn open(server: &Server) -> Self {
+        let mut roots = RootCertStore::empty();
+        let root = CertificateDer::from_pem_slice(&server.root).expect("PEM");
+        roots.add(root).expect("a root certificate");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])
+            .expect("TLS 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("127.0.0.1").expect("an address");
+        let connection = ClientConnection::new(Arc::new(config), name).expect("TLS");
+        let tcp = TcpStream::connect(&server.address).expect("a connection");
+        tcp.set_nodelay(true).expect("a socket");
+        tcp.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        Self {
+            stream: StreamOwned::new(connection, tcp),
+            answer: Vec::new(),
+        }
+    }
+
+    /// Sends a request and gives the answer's body. No answer but 200 is good.
+    pub(crate) fn exchange(&mut self, request: &[u8]) -> &[u8] {
+        self.stream.write_all(request).expect("a request sent");
+        self.stream.flush().expect("a request sent");
+        self.answer.clear();
+        let mut piece = [0; 16 * 1024];
+        let body = loop {
+            let length = self.stream.read(&mut piece).expect("an answer");
+            assert_ne!(length, 0, "the connection broke off");
+            self.answer.extend(&piece[..length]);
+            if let Some(body) = body(&self.answer) {
+                break body;
+            }
+        };
+        assert!(
+            self.answer.starts_with(b"HTTP/1.1 200 "),
+            "{}",
+            String::from_utf8_lossy(&self.answer)
+        );
+        &self.answer[body..]
+    }
+}
+
+/// Where the body of an answer begins, once all of it is there.
+fn body(answer: &[u8]) -> Option<usize> {
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let head = std::str::from_utf8(&answer[..end]).expect("a head in ASCII");
+    let length: usize = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .and_then(|length| length.parse().ok())
+        .expect("a length");
+    (answer.len() >= end + 4 + length).then_some(end + 4)
+}
+
+/// The serial number of the certificate in an answer, which must hold one of that kind.
+pub(crate) fn issued(kind: Kind, answer: &[u8]) -> Serial {
+    #[derive(Deserialize)]
+    struct Answer {
+        serial: Serial,
+        certificate: String,
+    }
+    let answer: Answer = serde_json::from_slice(answer).expect("a certificate");
+    assert!(
+        answer.certificate.starts_with(kind.mark()),
+        "not a certificate for {}: {}",
+        kind.name(),
+        answer.certificate
+    );
+    answer.serial
+}
+
+/// A fresh Ed25519 key.
+pub(crate) fn new_key() -> PrivateKey {
+    let seed = random_bytes().expect("randomness");
+    PrivateKey::from(Ed25519Keypair::from_seed(&seed))
+}
+
+/// An armored SSHSIG.
+fn sign(key: &PrivateKey, namespace: &str, message: &str) -> String {
+    key.sign(namespace, HashAlg::Sha512, message.as_bytes())
+        .and_then(|signature| signature.to_pem(LineEnding::LF))
+        .expect("a signature")
+}
+
+/// A fresh nonce.
+pub(crate) fn nonce() -> String {
+    URL_SAFE_NO_PAD.encode(random_bytes::<18>().expect("randomness"))
+}
+
+pub(crate) fn now() -> Timestamp {
+    let since_1970 = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .expect("a clock that is right");
+    Timestamp::from_millis(since_1970.as_millis() as u64)
+}

@@ -1,0 +1,157 @@
+//! The home that is measured, in the target folder: a commit costs what that folder's disk makes
+//! it cost.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hallpass::audit::{Entry, Event, Filter, Reader};
+use hallpass::authority;
+use hallpass::keys::Passphrase;
+use hallpass::model::{EntryIndex, NewUser};
+
+use crate::client::{Connection, Signer};
+use crate::server::Server;
+
+const ADMIN: &str = "alice";
+const USER: &str = "bob";
+/// The starter policies let it have an SSH role and a database role.
+const GROUP: &str = "on-call";
+/// How many entries are read at a time.
+const PAGE: usize = 10_000;
+
+/// A home made by `hallpass init`, with the administrator's key and the passphrase beside it.
+/// Removed at the end.
+pub(crate) struct Home {
+    folder: PathBuf,
+    pub(crate) home: authority::Home,
+    admin: ssh_key::PrivateKey,
+}
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        eprintln!("making a home");
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        remove_leftovers(place);
+        let folder = place.join(format!("load-{}", std::process::id()));
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&folder)
+            .expect("a folder of our own");
+        let admin = crate::client::new_key();
+        let home = Self {
+            home: authority::Home::new(&folder.join("home")),
+            folder,
+            admin,
+        };
+        let public = home.admin.public_key().to_openssh().expect("a public key");
+        home.write("admin.pub", &public);
+        home.write("passphrase", "a passphrase that guards nothing\n");
+        let made = home
+            .hallpass("init")
+            .args(["--admin", ADMIN, "--ssh-key"])
+            .arg(home.folder.join("admin.pub"))
+            .output()
+            .expect("hallpass");
+        assert!(made.status.success(), "{made:?}");
+        home
+    }
+
+    /// `hallpass COMMAND`, on this home.
+    pub(crate) fn hallpass(&self, command: &str) -> Command {
+        let mut hallpass = Command::new(env!("CARGO_BIN_EXE_hallpass"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("HALLPASS_") {
+                hallpass.env_remove(name);
+            }
+        }
+        hallpass
+            .args([command, "--home"])
+            .arg(self.home.folder())
+            .arg("--passphrase-file")
+            .arg(self.folder.join("passphrase"));
+        hallpass
+    }
+
+    pub(crate) fn start(&self) -> Server {
+        Server::start(self)
+    }
+
+    pub(crate) fn passphrase(&self) -> Passphrase {
+        Passphrase::from_file(&self.folder.join("passphrase")).expect("the passphrase")
+    }
+
+    /// Where the server's own log goes.
+    pub(crate) fn server_log(&self) -> PathBuf {
+        self.folder.join("serve.log")
+    }
+
+    /// Enrols somebody who may have both kinds of certificate.
+    pub(crate) fn enrol(&self, server: &Server) -> Signer {
+        let user = Signer::new(crate::client::new_key(), &server.audience);
+        let body = NewUser {
+            name: USER.parse().expect("a legal name"),
+            public_key: user.public_line(),
+            groups: vec![GROUP.parse().expect("a legal name")],
+        };
+        let body = serde_json::to_vec(&body).expect("JSON");
+        let admin = Signer::new(self.admin.clone(), &server.audience);
+        Connection::open(server).exchange(&admin.sign("/v1/users", body).bytes());
+        user
+    }
+
+    /// Every certificate for a person that is in the log.
+    pub(crate) fn issued(&self) -> Vec<Event> {
+        let reader = Reader::open(&self.home.database()).expect("the log");
+        let mut filter = Filter::default();
+        let mut issued = Vec::new();
+        loop {
+            let page = reader.list(&filter, PAGE).expect("entries");
+            let Some((last, _)) = page.last() else {
+                return issued;
+            };
+            filter.from = EntryIndex(last.0 + 1);
+            let entries = page
+                .iter()
+                .map(|(_, body)| serde_json::from_str::<Entry>(body).expect("an entry"));
+            issued.extend(
+                entries
+                    .map(|entry| entry.event)
+                    .filter(|event| matches!(event, Event::CertificateIssued { .. })),
+            );
+        }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(self.folder.join(name))
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .expect("a file of our own");
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.server_log()).unwrap_or_default();
+            eprintln!("--- the server's log:\n{log}");
+        }
+        fs::remove_dir_all(&self.folder).ok();
+    }
+}
+
+/// Removes what runs that were killed have left.
+fn remove_leftovers(place: &Path) {
+    for file in fs::read_dir(place).into_iter().flatten().flatten() {
+        let name = file.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix("load-"));
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            fs::remove_dir_all(file.path()).ok();
+        }
+    }
+}

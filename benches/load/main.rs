@@ -1,0 +1,100 @@
+//! The load generator behind scripts/bench: starts a real server, has it issue certificates over
+//! TLS, and sets what that costs beside the least that the same work can cost. What fails, fails
+//! all of it. docs/performance.md says how to read the numbers.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "results go to standard output, progress to standard error"
+)]
+
+mod client;
+mod floor;
+mod home;
+mod report;
+mod server;
+mod stretch;
+
+use clap::Parser;
+
+use client::Kind;
+use home::Home;
+use report::{Memory, Report};
+use server::Start;
+use stretch::Certificates;
+
+/// How many ask at a time. The floor is measured for commits of as many.
+const CONNECTIONS: [usize; 3] = [1, 8, 32];
+/// How often the start is measured.
+const STARTS: usize = 5;
+
+#[derive(clap::Parser)]
+struct Options {
+    /// Print one JSON object on standard output, and the tables on standard error
+    #[arg(long)]
+    json: bool,
+    /// How long each of the six stretches takes
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=30))]
+    seconds: u32,
+    /// What cargo passes to every bench
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    let options = Options::parse();
+    let report = measure(options.seconds);
+    if options.json {
+        eprintln!("\n{report}");
+        println!("{}", report.json());
+    } else {
+        println!("{report}");
+    }
+}
+
+fn measure(seconds: u32) -> Report {
+    let home = Home::new();
+    let mut starts: Vec<Start> = (1..STARTS).map(|_| home.start().stop()).collect();
+    let server = home.start();
+    let idle_kb = server.resident_kb();
+    let peak = server.forget_peak();
+    starts.push(server.start);
+
+    let on_call = home.enrol(&server);
+    let mut certificates = Certificates::default();
+    let mut issue = |kind| {
+        CONNECTIONS.map(|connections| {
+            stretch::run(
+                &server,
+                &on_call,
+                kind,
+                connections,
+                seconds,
+                &mut certificates,
+            )
+        })
+    };
+    let [ssh, x509] = [Kind::Ssh, Kind::X509].map(&mut issue);
+    let memory = Memory {
+        idle_kb,
+        peak_kb: server.peak_kb(),
+        peak,
+    };
+    server.stop();
+
+    eprintln!("looking for {} certificates in the log", certificates.len());
+    let log = home.issued();
+    certificates.check(&log);
+    let full = home.start().stop();
+    eprintln!("measuring the floor");
+    let floor = floor::measure(&home, &on_call, &log, CONNECTIONS);
+    Report {
+        ssh,
+        x509,
+        floor,
+        memory,
+        start: Start::median(starts),
+        full,
+        certificates: certificates.len(),
+    }
+}

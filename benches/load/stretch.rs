@@ -1,0 +1,164 @@
+//! One timed stretch: so many connections, each asking again as soon as it was answered.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hallpass::audit::Event;
+use hallpass::model::Serial;
+
+use crate::client::{Connection, Kind, Signer, Subject, issued};
+use crate::server::{self, Server};
+
+/// What one stretch showed.
+pub(crate) struct Cell {
+    pub(crate) per_second: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) server_cpu_us: f64,
+    /// What the clients spent on their side.
+    pub(crate) client_cpu_us: f64,
+}
+
+/// The certificates that were received.
+#[derive(Default)]
+pub(crate) struct Certificates(HashSet<Serial>);
+
+impl Certificates {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Checks that the log holds these and no others.
+    pub(crate) fn check(&self, log: &[Event]) {
+        let logged: HashSet<Serial> = log
+            .iter()
+            .filter_map(|event| Some(event.certificate()?.serial))
+            .collect();
+        assert_eq!(log.len(), logged.len(), "a serial number twice in the log");
+        let unlogged = self.0.difference(&logged).count();
+        assert_eq!(unlogged, 0, "certificates that are not in the log");
+        assert_eq!(log.len(), self.0.len(), "entries of certificates");
+    }
+
+    fn take(&mut self, serials: impl Iterator<Item = Serial>) {
+        for serial in serials {
+            assert!(self.0.insert(serial), "serial number {serial} twice");
+        }
+    }
+}
+
+pub(crate) fn run(
+    server: &Server,
+    signer: &Signer,
+    kind: Kind,
+    connections: usize,
+    seconds: u32,
+    certificates: &mut Certificates,
+) -> Cell {
+    let name = kind.name();
+    let subjects: Vec<Subject> = (0..connections).map(|_| Subject::new(kind)).collect();
+    let mut open: Vec<Connection> = (0..connections).map(|_| Connection::open(server)).collect();
+
+    let warm_up = sign(signer, &subjects, 300 + 50 * connections);
+    let (elapsed, answers) = drive(&mut open, kind, &warm_up);
+    certificates.take(answers.iter().map(|answer| answer.serial));
+
+    // Signed ahead: the time on a request may be up to 60 s off. The rate grows a bit when warm.
+    let rate = warm_up.len() as f64 / elapsed.as_secs_f64();
+    let requests = sign(
+        signer,
+        &subjects,
+        (rate * f64::from(seconds) * 1.1) as usize,
+    );
+    eprintln!(
+        "{name} at {connections} connections: {} requests",
+        requests.len()
+    );
+    let spent = |from: (Duration, Duration)| {
+        let each = |spent: Duration| spent.as_secs_f64() * 1e6 / requests.len() as f64;
+        (
+            each(server.cpu() - from.0),
+            each(server::cpu(std::process::id()) - from.1),
+        )
+    };
+    let from = (server.cpu(), server::cpu(std::process::id()));
+    let (elapsed, answers) = drive(&mut open, kind, &requests);
+    let (server_cpu_us, client_cpu_us) = spent(from);
+    certificates.take(answers.iter().map(|answer| answer.serial));
+
+    let mut latencies: Vec<Duration> = answers.iter().map(|answer| answer.latency).collect();
+    latencies.sort_unstable();
+    // The nearest rank.
+    let percentile = |share: f64| {
+        let rank = (latencies.len() as f64 * share).ceil() as usize;
+        latencies[rank.saturating_sub(1)].as_secs_f64() * 1e3
+    };
+    Cell {
+        per_second: requests.len() as f64 / elapsed.as_secs_f64(),
+        p50_ms: percentile(0.50),
+        p99_ms: percentile(0.99),
+        server_cpu_us,
+        client_cpu_us,
+    }
+}
+
+/// Signs requests with all cores.
+fn sign(signer: &Signer, subjects: &[Subject], count: usize) -> Vec<Vec<u8>> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let part = |core: usize| {
+        let numbers = (core..count).step_by(cores);
+        numbers
+            .map(|number| signer.ask(&subjects[number % subjects.len()]).bytes())
+            .collect::<Vec<_>>()
+    };
+    thread::scope(|scope| {
+        let part = &part;
+        let parts: Vec<_> = (0..cores)
+            .map(|core| scope.spawn(move || part(core)))
+            .collect();
+        parts
+            .into_iter()
+            .flat_map(|part| part.join().expect("requests"))
+            .collect()
+    })
+}
+
+struct Answer {
+    latency: Duration,
+    serial: Serial,
+}
+
+/// Sends each request once, over whichever connection is free.
+fn drive(
+    connections: &mut [Connection],
+    kind: Kind,
+    requests: &[Vec<u8>],
+) -> (Duration, Vec<Answer>) {
+    let next = AtomicUsize::new(0);
+    let ask = |connection: &mut Connection| {
+        let mut answers = Vec::new();
+        while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let sent = Instant::now();
+            let answer = connection.exchange(request);
+            let latency = sent.elapsed();
+            let serial = issued(kind, answer);
+            answers.push(Answer { latency, serial });
+        }
+        answers
+    };
+    let begin = Instant::now();
+    let answers = thread::scope(|scope| {
+        let ask = &ask;
+        let clients: Vec<_> = connections
+            .iter_mut()
+            .map(|connection| scope.spawn(move || ask(connection)))
+            .collect();
+        clients
+            .into_iter()
+            .flat_map(|client| client.join().expect("answers"))
+            .collect()
+    });
+    (begin.elapsed(), answers)
+}
