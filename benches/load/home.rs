@@ -1,8 +1,11 @@
 //! The home that is measured, in the target folder: a commit costs what that folder's disk makes
 //! it cost.
 
+use std::ffi::CString;
 use std::fs::{self, DirBuilder, File};
 use std::io::Write;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -35,6 +38,10 @@ impl Home {
         eprintln!("making a home");
         let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
         remove_leftovers(place);
+        if is_in_memory(place) {
+            let place = place.display();
+            eprintln!("{place} is on a tmpfs, where a commit costs no disk: set CARGO_TARGET_DIR");
+        }
         let folder = place.join(format!("load-{}", std::process::id()));
         DirBuilder::new()
             .mode(0o700)
@@ -142,6 +149,17 @@ impl Drop for Home {
             eprintln!("--- the server's log:\n{log}");
         }
         fs::remove_dir_all(&self.folder).ok();
+    }
+}
+
+fn is_in_memory(folder: &Path) -> bool {
+    let folder = CString::new(folder.as_os_str().as_bytes()).expect("a path");
+    let mut system = MaybeUninit::uninit();
+    // SAFETY: the path ends in a zero; statfs writes the structure when it gives 0, and only then
+    // is it read.
+    unsafe {
+        libc::statfs(folder.as_ptr(), system.as_mut_ptr()) == 0
+            && system.assume_init().f_type == libc::TMPFS_MAGIC
     }
 }
 

@@ -62,13 +62,15 @@ impl Report {
         )?;
         writeln!(
             f,
-            "kind  connections  per second   p50 ms   p99 ms  server CPU    floor  ratio  client CPU"
+            "kind  connections  per second   p50 ms   p99 ms  server CPU    floor  ratio  \
+             client CPU"
         )?;
         for (kind, cells, parts) in self.rows() {
             for ((cell, connections), floor) in cells.iter().zip(CONNECTIONS).zip(parts.sums()) {
                 writeln!(
                     f,
-                    "{kind:<4}  {connections:>11}  {:>10.1}  {:>7.2}  {:>7.2}  {:>10.1}  {floor:>7.1}  {:>5.2}  {:>10.1}",
+                    "{kind:<4}  {connections:>11}  {:>10.1}  {:>7.2}  {:>7.2}  {:>10.1}  \
+                     {floor:>7.1}  {:>5.2}  {:>10.1}",
                     cell.per_second,
                     cell.p50_ms,
                     cell.p99_ms,

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -218,7 +218,7 @@ impl Watch {
         Self(unsafe { File::from_raw_fd(descriptor) })
     }
 
-    fn wait(mut self) -> Instant {
+    fn wait(self) -> Instant {
         let mut poll = libc::pollfd {
             fd: self.0.as_raw_fd(),
             events: libc::POLLIN,
@@ -228,7 +228,6 @@ impl Watch {
         let ready = unsafe { libc::poll(&raw mut poll, 1, PATIENCE_MS) };
         let opened = Instant::now();
         assert_eq!(ready, 1, "the server does not open its keys");
-        self.0.read(&mut [0; 4096]).expect("an event");
         opened
     }
 }
