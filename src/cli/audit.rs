@@ -3,7 +3,7 @@
 use super::ClientArgs;
 use super::entry::{in_words, row};
 use super::failure::Failure;
-use super::output::{Table, print, print_json};
+use super::output::{Table, json, print, print_json};
 use crate::client::{Api, Query};
 use crate::model::{AuditPage, EntryIndex, Purpose, RoleName, Serial, Timestamp, UserName};
 
@@ -85,8 +85,8 @@ fn list(args: List) -> Result<(), Failure> {
     let (_, api) = args.client.open()?;
     if args.json {
         return each_page(&api, &args, |page| {
-            let lines: Vec<String> = page.iter().map(|entry| format!("{entry}\n")).collect();
-            print(lines.concat())
+            let lines: Result<String, Failure> = page.iter().map(json).collect();
+            print(lines?)
         });
     }
     let mut table = Table::new([

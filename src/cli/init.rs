@@ -8,6 +8,7 @@ use super::failure::Failure;
 use super::passphrase;
 use crate::authority::{Config, Created, Home};
 use crate::certificate::{check_ssh_key, parse_public_key};
+use crate::keys::protect_memory;
 use crate::model::UserName;
 
 /// Make the home of a new certificate authority
@@ -29,6 +30,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
+    protect_memory();
     let home = Home::new(&args.home.unwrap_or_else(Home::default_folder));
     // Everything that can be wrong, before anybody thinks up a passphrase.
     home.check_free().map_err(Failure::config)?;

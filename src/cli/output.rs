@@ -26,22 +26,40 @@ pub(super) fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
 
 /// Writes for programs: one line of JSON.
 pub(super) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    print(json(value)?)
+}
+
+/// A line of JSON. What could harm a terminal stands in it as an escape, which means the same.
+pub(super) fn json(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string(value).map_err(Failure::internal)?;
-    print(format!("{text}\n"))
+    let mut line = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        if is_harmful(c) {
+            // Only within strings: serde_json puts nothing of the kind around them.
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(line, "\\u{unit:04x}").expect("a String takes any text");
+            }
+        } else {
+            line.push(c);
+        }
+    }
+    line.push('\n');
+    Ok(line)
+}
+
+fn is_harmful(c: char) -> bool {
+    c != '\t' && c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// Foreign text without what could move the cursor, colour the screen or turn the line around.
 pub(super) fn clean(text: &str) -> Cow<'_, str> {
-    let harmful = |c: char| {
-        c != '\t' && c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    if !text.contains(harmful) {
+    if !text.contains(is_harmful) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if harmful(c) {
+        if is_harmful(c) {
             shown.extend(c.escape_default());
         } else {
             shown.push(c);

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::held::Held;
 use crate::keys::random_bytes;
-use crate::model::Timestamp;
+use crate::model::{Serial, Timestamp};
 
 /// After this long, a draft belongs to a run that died.
 const DRAFT_LIFE: Duration = Duration::from_secs(600);
@@ -44,10 +44,13 @@ impl Runtime {
             })
         };
         for folder in Self(path).folders() {
-            let ended = if name(&folder).starts_with(DRAFT) {
+            let name = name(&folder);
+            let ended = if is_draft(&name) {
                 old_draft(&folder)
             } else {
-                Held::read(&folder).is_none_or(|held| held.valid_before <= now)
+                // What can't be read is not ours to judge.
+                is_session(&name)
+                    && Held::read(&folder).is_some_and(|held| held.valid_before <= now)
             };
             if ended {
                 // Another run may be sweeping too.
@@ -117,6 +120,20 @@ impl Runtime {
             .map(|entry| entry.path())
             .collect()
     }
+}
+
+/// As [`Runtime::draft`] names it.
+fn is_draft(name: &str) -> bool {
+    name.strip_prefix(DRAFT)
+        .is_some_and(|mark| mark.len() == 16 && mark.bytes().all(|c| c.is_ascii_hexdigit()))
+}
+
+/// As [`Runtime::keep`] names it: what was asked for, and a serial number.
+fn is_session(name: &str) -> bool {
+    name.split_once('.').is_some_and(|(id, serial)| {
+        let legal = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+        !id.is_empty() && id.bytes().all(legal) && serial.parse::<Serial>().is_ok()
+    })
 }
 
 fn name(folder: &Path) -> String {
