@@ -1,10 +1,12 @@
 //! The JSON API over TLS. It takes requests apart, hands them to the authority as they are, and
 //! puts the answers together; it decides nothing.
 
+mod guests;
 mod problem;
 mod routes;
 mod server;
 mod signed;
+mod stalled;
 mod tls;
 
 pub use routes::openapi;

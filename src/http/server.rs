@@ -16,14 +16,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
+use super::guests::Guests;
 use super::problem::Problem;
 use super::signed::Peer;
+use super::stalled::Stalled;
 use super::{ServerTls, TlsError, routes};
 use crate::authority::Authority;
 use crate::model::{HostName, HostTtl};
 
 /// Connections at a time; more wait to be accepted.
 const CONNECTIONS: usize = 1024;
+/// Of them from one source, such as a bastion behind which many sit.
+const CONNECTIONS_OF_ONE: usize = 128;
 /// Line and headers together. An 8192-bit RSA signature needs less than 4 KiB.
 const LARGEST_HEAD: usize = 16 * 1024;
 const MOST_HEADERS: usize = 64;
@@ -32,6 +36,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(30);
 /// For the rest: body, work and answer.
 const REQUEST: Duration = Duration::from_secs(30);
+/// For a peer to take some of what is written to it.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long requests in flight have to finish when the server stops.
 const FAREWELL: Duration = Duration::from_secs(15);
 
@@ -65,6 +71,7 @@ pub async fn serve(
     let router = routes::router(authority);
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
+    let guests = Guests::default();
     let renewal = tokio::spawn(tls.keep_fresh());
     ready();
     let mut stop = std::pin::pin!(stop);
@@ -82,6 +89,10 @@ pub async fn serve(
                 continue;
             }
         };
+        let Some(guest) = guests.admit(peer.ip(), CONNECTIONS_OF_ONE) else {
+            tracing::debug!(%peer, "too many connections of one source");
+            continue;
+        };
         let work = connection(
             stream,
             peer,
@@ -91,7 +102,7 @@ pub async fn serve(
         );
         tokio::spawn(async move {
             work.await;
-            drop(permit);
+            drop((permit, guest));
         });
     }
     renewal.abort();
@@ -136,7 +147,7 @@ async fn connection(
         .header_read_timeout(HEAD)
         .max_buf_size(LARGEST_HEAD)
         .max_headers(MOST_HEADERS)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Stalled::new(stream, PATIENCE)), service);
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%peer, %error, "the connection broke");
     }

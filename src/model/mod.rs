@@ -10,6 +10,7 @@ mod name;
 mod reason;
 mod role;
 mod serial;
+mod source;
 mod timestamp;
 
 pub use api::{
@@ -23,4 +24,5 @@ pub use name::{DatabaseUser, GroupName, HostName, PrincipalName, Purpose, RoleNa
 pub use reason::{Reason, ReasonRule};
 pub use role::{Access, DatabaseAccess, Role, SourceAddress, SshAccess, SshExtension};
 pub use serial::{EntryIndex, Serial};
+pub use source::counted_source;
 pub use timestamp::Timestamp;

@@ -10,7 +10,9 @@ use super::Invalid;
 
 /// An instant in UTC with millisecond resolution, from 1970 to 9999. Written as RFC 3339:
 /// `2026-01-31T09:30:00.250Z`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct Timestamp(u64);
 
