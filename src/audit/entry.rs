@@ -244,6 +244,11 @@ impl Event {
         }
     }
 
+    /// Whether who is enrolled is another after it.
+    pub fn changes_state(&self) -> bool {
+        self.subject().is_some()
+    }
+
     /// What a person asked for.
     pub fn request(&self) -> Option<&Asked> {
         match self {

@@ -2,11 +2,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, TryAcquireError, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot};
 
-use super::store::{Row, Store};
+use super::store::{Row, SWEPT, Store};
 use super::{Entry, Event, StoreError};
 use crate::model::{EntryIndex, Serial, Timestamp};
 
@@ -15,8 +15,11 @@ const QUEUE: usize = 1024;
 /// How far the clock may be behind the newest entry.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
 
-/// No request's nonce: that is longer.
-const PROBE: &str = "probe";
+/// For how long one answer to whether the log can be written does for all who ask.
+const CHECK_LIFE: Duration = Duration::from_secs(1);
+/// How long a nonce stays on disk after it has expired, and how often they are swept.
+const NONCE_REST: Duration = Duration::from_secs(600);
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// The log, open for writing. Cheap to share.
 ///
@@ -29,6 +32,8 @@ pub struct Log {
     waiting: Arc<Semaphore>,
     writer: mpsc::UnboundedSender<Message>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// The last answer to whether the log can be written.
+    checked: tokio::sync::Mutex<Option<(Instant, Result<(), LogError>)>>,
 }
 
 /// What the next entry gets. Held only to take a number, never across I/O.
@@ -47,16 +52,32 @@ enum Message {
     Entry {
         generation: u64,
         row: Result<Row, String>,
-        nonce: Option<(String, Timestamp)>,
-        /// Nobody waits for a dropped slot.
-        done: Option<oneshot::Sender<Result<(), LogError>>>,
+        waiting: Waiting,
     },
     /// A request that leaves no entry, but whose nonce must be spent for good.
     Nonce {
-        nonce: Option<(String, Timestamp)>,
-        done: oneshot::Sender<Result<(), LogError>>,
+        nonce: (String, Timestamp),
+        waiting: Waiting,
     },
+    /// Somebody asks whether the log can be written.
+    Probe { waiting: Waiting },
 }
+
+/// Who waits for a commit. The request behind it may be gone by then: what it held back for as
+/// long as the outcome was open is held here.
+#[derive(Default)]
+struct Waiting {
+    /// Nobody waits for a dropped slot.
+    done: Option<oneshot::Sender<Result<(), LogError>>>,
+    nonce: Option<(String, Timestamp)>,
+    /// What the log's owner must take in once it is committed.
+    change: Option<Box<Entry>>,
+    held: Option<Box<dyn Send>>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// What takes in each committed entry that [changes state](Event::changes_state).
+type Live = Box<dyn FnMut(&Entry) + Send>;
 
 /// What a log held when it was opened.
 pub struct Opened {
@@ -64,6 +85,8 @@ pub struct Opened {
     pub log: Log,
     /// Nonces that could still be replayed.
     pub nonces: Vec<(String, Timestamp)>,
+    /// Nonces that expired before this are not among them.
+    pub swept: Option<Timestamp>,
 }
 
 impl Log {
@@ -71,30 +94,34 @@ impl Log {
     ///
     /// # Errors
     /// When the file exists or can't be written.
-    pub fn create(path: &Path, now: Timestamp) -> Result<Self, StoreError> {
-        Self::start(Store::create(path)?, now)
+    pub fn create(path: &Path) -> Result<Self, StoreError> {
+        Self::start(Store::create(path)?, Box::new(|_| {}))
     }
 
-    /// Opens a log, gives the entries that state is rebuilt from to `each`, and returns the
-    /// nonces that could still be replayed.
+    /// Opens a log and gives the entries that state is rebuilt from to `each`. From then on `live`
+    /// gets each entry that changes state, once it is committed and before its [`Slot::commit`]
+    /// returns, also when nobody waits for that any more.
     ///
     /// # Errors
     /// When the file is missing, damaged or no log.
     pub fn open(
         path: &Path,
-        now: Timestamp,
         each: impl FnMut(Entry),
+        live: impl FnMut(&Entry) + Send + 'static,
     ) -> Result<Opened, StoreError> {
         let store = Store::open(path)?;
-        let nonces = store.nonces(now)?;
+        let mut nonces = store.nonces()?;
+        let swept = nonces.iter().position(|(nonce, _)| nonce == SWEPT);
+        let swept = swept.map(|place| nonces.swap_remove(place).1);
         store.state_entries(each)?;
         Ok(Opened {
-            log: Self::start(store, now)?,
+            log: Self::start(store, Box::new(live))?,
             nonces,
+            swept,
         })
     }
 
-    fn start(store: Store, now: Timestamp) -> Result<Self, StoreError> {
+    fn start(store: Store, live: Live) -> Result<Self, StoreError> {
         let end = store.end()?;
         let numbering = Arc::new(Mutex::new(Numbering {
             generation: 0,
@@ -109,7 +136,8 @@ impl Log {
             numbering: Arc::clone(&numbering),
             next: end.length,
             early: BTreeMap::new(),
-            last_sweep: now,
+            swept: Timestamp::default(),
+            live,
         };
         let thread = std::thread::Builder::new()
             .name("audit-log".to_owned())
@@ -123,7 +151,17 @@ impl Log {
             waiting: Arc::new(Semaphore::new(QUEUE)),
             writer: sender,
             thread: Mutex::new(Some(thread)),
+            checked: tokio::sync::Mutex::default(),
         })
+    }
+
+    fn permit(&self) -> Result<OwnedSemaphorePermit, LogError> {
+        Arc::clone(&self.waiting)
+            .try_acquire_owned()
+            .map_err(|error| match error {
+                TryAcquireError::NoPermits => LogError::Busy,
+                TryAcquireError::Closed => LogError::Stopped,
+            })
     }
 
     /// Takes the next place in the log and a serial number that was never used.
@@ -131,18 +169,9 @@ impl Log {
     /// # Errors
     /// When too many wait already, or the clock is far behind the log.
     pub fn reserve(&self, now: Timestamp) -> Result<Slot, LogError> {
-        let permit = match Arc::clone(&self.waiting).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(TryAcquireError::NoPermits) => return Err(LogError::Busy),
-            Err(TryAcquireError::Closed) => return Err(LogError::Stopped),
-        };
+        let permit = self.permit()?;
         let mut numbering = lock(&self.numbering);
-        if now.plus(CLOCK_TOLERANCE) < numbering.last_time {
-            return Err(LogError::ClockBehind {
-                newest: numbering.last_time,
-                now,
-            });
-        }
+        numbering.check_clock(now)?;
         let time = now.max(numbering.last_time);
         // Time first and at random below a millisecond: unique even against certificates that a
         // restored backup no longer knows of. The range lasts beyond the year 6000.
@@ -155,7 +184,7 @@ impl Log {
             time,
             generation: numbering.generation,
             writer: Some(self.writer.clone()),
-            _permit: permit,
+            permit: Some(permit),
         };
         numbering.next += 1;
         numbering.last_serial = serial;
@@ -168,21 +197,38 @@ impl Log {
     /// # Errors
     /// When it can't be written.
     pub async fn spend(&self, nonce: String, expires: Timestamp) -> Result<(), LogError> {
-        self.write_nonce(Some((nonce, expires))).await
+        let nonce = (nonce, expires);
+        self.send(|waiting| Message::Nonce { nonce, waiting }).await
     }
 
-    /// Whether the log can be written, tried out when the last commit failed.
+    /// Whether an entry could be written at `now`, tried out at most once a second.
     ///
     /// # Errors
     /// When it can't.
-    pub async fn check(&self) -> Result<(), LogError> {
-        self.write_nonce(None).await
+    pub async fn check(&self, now: Timestamp) -> Result<(), LogError> {
+        lock(&self.numbering).check_clock(now)?;
+        let mut checked = self.checked.lock().await;
+        let works = lock(&self.numbering).failure.is_none();
+        if let Some((when, answer)) = &*checked
+            && when.elapsed() < CHECK_LIFE
+            && answer.is_ok() == works
+        {
+            return answer.clone();
+        }
+        let answer = self.send(|waiting| Message::Probe { waiting }).await;
+        *checked = Some((Instant::now(), answer.clone()));
+        answer
     }
 
-    async fn write_nonce(&self, nonce: Option<(String, Timestamp)>) -> Result<(), LogError> {
+    async fn send(&self, message: impl FnOnce(Waiting) -> Message) -> Result<(), LogError> {
         let (done, answer) = oneshot::channel();
+        let waiting = Waiting {
+            done: Some(done),
+            _permit: Some(self.permit()?),
+            ..Waiting::default()
+        };
         self.writer
-            .send(Message::Nonce { nonce, done })
+            .send(message(waiting))
             .map_err(|_| LogError::Stopped)?;
         answer.await.unwrap_or(Err(LogError::Stopped))
     }
@@ -199,6 +245,18 @@ impl Log {
     }
 }
 
+impl Numbering {
+    fn check_clock(&self, now: Timestamp) -> Result<(), LogError> {
+        if now.plus(CLOCK_TOLERANCE) < self.last_time {
+            return Err(LogError::ClockBehind {
+                newest: self.last_time,
+                now,
+            });
+        }
+        Ok(())
+    }
+}
+
 /// A place in the log that waits for its entry.
 pub struct Slot {
     index: EntryIndex,
@@ -207,7 +265,7 @@ pub struct Slot {
     generation: u64,
     /// Gone once the entry was handed over.
     writer: Option<mpsc::UnboundedSender<Message>>,
-    _permit: tokio::sync::OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Slot {
@@ -227,36 +285,54 @@ impl Slot {
     /// # Errors
     /// When they are not.
     pub async fn commit(
+        self,
+        event: Event,
+        nonce: Option<(String, Timestamp)>,
+    ) -> Result<(), LogError> {
+        self.commit_holding(event, nonce, None).await
+    }
+
+    /// The same, and lets go of `held` only when the outcome is certain and taken in, also when
+    /// nobody waits for that any more.
+    ///
+    /// # Errors
+    /// When event and nonce are not on disk.
+    pub async fn commit_holding(
         mut self,
         event: Event,
         nonce: Option<(String, Timestamp)>,
-    ) -> Result<Entry, LogError> {
+        held: Option<Box<dyn Send>>,
+    ) -> Result<(), LogError> {
+        let (done, answer) = oneshot::channel();
+        let waiting = Waiting {
+            done: Some(done),
+            nonce,
+            held,
+            ..Waiting::default()
+        };
+        self.hand_over(event, waiting)?;
+        answer.await.unwrap_or(Err(LogError::Stopped))
+    }
+
+    fn hand_over(&mut self, event: Event, mut waiting: Waiting) -> Result<(), LogError> {
+        let Some(writer) = self.writer.take() else {
+            return Ok(());
+        };
         let entry = Entry {
             index: self.index,
             time: self.time,
             event,
         };
-        let (done, answer) = oneshot::channel();
-        self.hand_over(Row::new(&entry), nonce, Some(done))?;
-        answer.await.unwrap_or(Err(LogError::Stopped))?;
-        Ok(entry)
-    }
-
-    fn hand_over(
-        &mut self,
-        row: Result<Row, serde_json::Error>,
-        nonce: Option<(String, Timestamp)>,
-        done: Option<oneshot::Sender<Result<(), LogError>>>,
-    ) -> Result<(), LogError> {
-        let Some(writer) = self.writer.take() else {
-            return Ok(());
-        };
+        let row = Row::new(&entry).map_err(|error| error.to_string());
+        waiting._permit = self.permit.take();
+        if entry.event.changes_state() {
+            waiting.change = Some(Box::new(entry));
+        }
         writer
             .send(Message::Entry {
                 generation: self.generation,
-                row: row.map_err(|error| error.to_string()),
-                nonce,
-                done,
+                row,
+                waiting,
             })
             .map_err(|_| LogError::Stopped)
     }
@@ -264,13 +340,9 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let entry = Entry {
-            index: self.index,
-            time: self.time,
-            event: Event::RequestFailed,
-        };
         // Without a writer there is no log that could have a gap.
-        self.hand_over(Row::new(&entry), None, None).ok();
+        self.hand_over(Event::RequestFailed, Waiting::default())
+            .ok();
     }
 }
 
@@ -281,15 +353,10 @@ struct Writer {
     /// The index that the file is ready for.
     next: u64,
     /// Entries whose predecessors have not arrived yet.
-    early: BTreeMap<u64, Waiting>,
-    /// Expired nonces were last deleted then.
-    last_sweep: Timestamp,
-}
-
-struct Waiting {
-    row: Row,
-    nonce: Option<(String, Timestamp)>,
-    done: Option<oneshot::Sender<Result<(), LogError>>>,
+    early: BTreeMap<u64, (Row, Waiting)>,
+    /// Nonces that expired before this were deleted.
+    swept: Timestamp,
+    live: Live,
 }
 
 /// What is committed together.
@@ -297,9 +364,15 @@ struct Waiting {
 struct Batch {
     rows: Vec<Row>,
     nonces: Vec<(String, Timestamp)>,
-    done: Vec<oneshot::Sender<Result<(), LogError>>>,
-    /// Somebody asks whether the log can be written.
+    waiting: Vec<Waiting>,
     probe: bool,
+}
+
+impl Batch {
+    fn add(&mut self, mut waiting: Waiting) {
+        self.nonces.extend(waiting.nonce.take());
+        self.waiting.push(waiting);
+    }
 }
 
 impl Writer {
@@ -307,7 +380,7 @@ impl Writer {
         while let Some(first) = messages.blocking_recv() {
             let mut batch = Batch::default();
             self.take(first, &mut batch);
-            while batch.done.len() < QUEUE {
+            while batch.waiting.len() < QUEUE {
                 let Ok(message) = messages.try_recv() else {
                     break;
                 };
@@ -322,75 +395,75 @@ impl Writer {
             Message::Entry {
                 generation,
                 row,
-                nonce,
-                done,
+                waiting,
             } => {
                 if generation != lock(&self.numbering).generation {
-                    answer(done, Err(LogError::Overtaken));
+                    waiting.end(Err(LogError::Overtaken));
                     return;
                 }
                 match row {
                     Ok(row) => {
-                        self.early.insert(row.index.0, Waiting { row, nonce, done });
+                        self.early.insert(row.index.0, (row, waiting));
                     }
-                    Err(error) => self.fail(Batch::default(), &error, done),
+                    Err(error) => self.fail(vec![waiting], &error),
                 }
             }
-            Message::Nonce { nonce, done } => {
-                batch.probe |= nonce.is_none();
-                batch.nonces.extend(nonce);
-                batch.done.push(done);
+            Message::Nonce { nonce, waiting } => {
+                batch.nonces.push(nonce);
+                batch.waiting.push(waiting);
+            }
+            Message::Probe { waiting } => {
+                batch.probe = true;
+                batch.waiting.push(waiting);
             }
         }
     }
 
     fn write(&mut self, mut batch: Batch) {
         let mut next = self.next;
-        while let Some(waiting) = self.early.remove(&next) {
-            batch.rows.push(waiting.row);
-            batch.nonces.extend(waiting.nonce);
-            batch.done.extend(waiting.done);
+        while let Some((row, waiting)) = self.early.remove(&next) {
+            batch.rows.push(row);
+            batch.add(waiting);
             next += 1;
         }
-        if batch.done.is_empty() && batch.rows.is_empty() {
+        if batch.waiting.is_empty() {
             return;
         }
-        if batch.probe && lock(&self.numbering).failure.is_some() {
-            // An empty transaction would not touch the disk.
-            batch.nonces.push((PROBE.to_owned(), self.last_sweep));
+        let sweep = self.sweep_before(&batch.nonces);
+        let Batch {
+            rows,
+            nonces,
+            waiting,
+            probe,
+        } = batch;
+        if let Err(error) = self.store.commit(self.next, &rows, &nonces, sweep, probe) {
+            return self.fail(waiting, &error.to_string());
         }
-        let sweep = batch
-            .nonces
-            .iter()
-            .map(|(_, expires)| *expires)
-            .max()
-            .map_or(self.last_sweep, |latest| {
-                latest.minus(Duration::from_secs(600))
-            });
-        match self.store.commit(&batch.rows, &batch.nonces, sweep) {
-            Ok(()) => {
-                self.next = next;
-                self.last_sweep = sweep;
-                let mut numbering = lock(&self.numbering);
-                if numbering.failure.take().is_some() {
-                    tracing::info!("the audit log can be written again");
-                }
-                drop(numbering);
-                for done in batch.done {
-                    answer(Some(done), Ok(()));
-                }
+        self.next = next;
+        self.swept = sweep.unwrap_or(self.swept);
+        if !rows.is_empty() || probe {
+            let failed = lock(&self.numbering).failure.take().is_some();
+            if failed {
+                tracing::info!("the audit log can be written again");
             }
-            Err(error) => self.fail(batch, &error.to_string(), None),
+        }
+        for waiting in waiting {
+            if let Some(entry) = &waiting.change {
+                (self.live)(entry);
+            }
+            waiting.end(Ok(()));
         }
     }
 
+    /// Before when nonces must have expired to be deleted now, when it is time for that.
+    fn sweep_before(&self, nonces: &[(String, Timestamp)]) -> Option<Timestamp> {
+        let newest = nonces.iter().map(|(_, expires)| *expires).max()?;
+        let before = newest.minus(NONCE_REST);
+        (before >= self.swept.plus(SWEEP_EVERY)).then_some(before)
+    }
+
     /// Nothing that waits can be committed any more: what comes later was numbered after it.
-    fn fail(
-        &mut self,
-        batch: Batch,
-        error: &str,
-        also: Option<oneshot::Sender<Result<(), LogError>>>,
-    ) {
+    fn fail(&mut self, waiting: Vec<Waiting>, error: &str) {
         tracing::error!(error, "the audit log can't be written: nothing is issued");
         {
             let mut numbering = lock(&self.numbering);
@@ -399,17 +472,21 @@ impl Writer {
             numbering.failure = Some(error.to_owned());
         }
         let early = std::mem::take(&mut self.early);
-        let waiting = early.into_values().filter_map(|waiting| waiting.done);
-        for done in batch.done.into_iter().chain(also).chain(waiting) {
-            answer(Some(done), Err(LogError::Unwritable(error.to_owned())));
+        let early = early.into_values().map(|(_, waiting)| waiting);
+        for waiting in waiting.into_iter().chain(early) {
+            waiting.end(Err(LogError::Unwritable(error.to_owned())));
         }
     }
 }
 
-fn answer(done: Option<oneshot::Sender<Result<(), LogError>>>, result: Result<(), LogError>) {
-    if let Some(done) = done {
-        // The request may be gone; its entry stands all the same.
-        done.send(result).ok();
+impl Waiting {
+    /// Lets go of what was held, then tells who waits.
+    fn end(self, outcome: Result<(), LogError>) {
+        drop(self.held);
+        if let Some(done) = self.done {
+            // The request may be gone; its entry stands all the same.
+            done.send(outcome).ok();
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The log's SQLite database: all of the SQL there is.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -9,11 +9,14 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params, params_from_iter};
 
 use super::Entry;
+use crate::keys::is_private;
 use crate::model::{EntryIndex, Purpose, RoleName, Serial, Timestamp, UserName};
 
 /// Marks the file as Hallpass's ("hall").
 const APPLICATION_ID: i32 = 0x6861_6c6c;
 const SCHEMA_VERSION: i32 = 1;
+/// No request's nonce, but until when nonces were swept. Shorter than any nonce.
+pub(super) const SWEPT: &str = "swept";
 
 const SCHEMA: &str = "
 CREATE TABLE entries (
@@ -49,9 +52,13 @@ CREATE INDEX nonces_expires ON nonces (expires);
 pub(super) struct Store {
     connection: Connection,
     path: PathBuf,
-    /// Device and inode of the file that was opened.
-    identity: (u64, u64),
+    /// The files that were opened.
+    identity: Identity,
 }
+
+/// Device and inode of the database, its write-ahead log and its shared memory. Commits live in
+/// the second until a checkpoint, so that whoever deletes it deletes entries.
+type Identity = [(u64, u64); 3];
 
 /// An entry with what the indexes need, serialized ahead of the writer.
 pub(super) struct Row {
@@ -106,7 +113,6 @@ impl Store {
                 source,
             })?;
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
         connection.execute_batch(SCHEMA)?;
         connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
@@ -119,7 +125,7 @@ impl Store {
             path: path.to_owned(),
             source,
         })?;
-        if metadata.permissions().mode() & 0o077 != 0 {
+        if !is_private(&metadata) {
             return Err(StoreError::Exposed {
                 path: path.to_owned(),
             });
@@ -135,10 +141,21 @@ impl Store {
 
     fn set_up(connection: Connection, path: &Path) -> Result<Self, StoreError> {
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        // Asked for at each opening: a copy that SQLite made has lost it, and with it the promise
+        // of what a commit means.
+        let mode: String =
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+        if mode != "wal" {
+            return Err(StoreError::NoWal {
+                path: path.to_owned(),
+            });
+        }
         connection.pragma_update(None, "synchronous", "FULL")?;
+        // Makes the files that a commit needs.
+        connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
         connection.set_prepared_statement_cache_capacity(32);
         Ok(Self {
-            identity: file_identity(path)?,
+            identity: identity(path)?,
             connection,
             path: path.to_owned(),
         })
@@ -194,12 +211,12 @@ impl Store {
         Ok(())
     }
 
-    /// The nonces that can still be replayed at `now`.
-    pub(super) fn nonces(&self, now: Timestamp) -> Result<Vec<(String, Timestamp)>, StoreError> {
+    /// The nonces that were not swept yet, whatever the clock says now.
+    pub(super) fn nonces(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
         let mut statement = self
             .connection
-            .prepare("SELECT nonce, expires FROM nonces WHERE expires >= ?1")?;
-        let rows = statement.query_map([now.as_millis() as i64], |row| {
+            .prepare("SELECT nonce, expires FROM nonces")?;
+        let rows = statement.query_map([], |row| {
             Ok((
                 row.get(0)?,
                 Timestamp::from_millis(row.get::<_, i64>(1)? as u64),
@@ -208,21 +225,45 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Commits rows and nonces in one transaction. When it returns, they are on disk.
+    /// Commits rows and nonces in one transaction; the first row goes to index `next`. When it
+    /// returns, they are on disk. `sweep` has nonces that expired before it deleted; `probe` has
+    /// it tried whether an entry could be written.
     pub(super) fn commit(
         &mut self,
+        next: u64,
         rows: &[Row],
         nonces: &[(String, Timestamp)],
-        expired_before: Timestamp,
+        sweep: Option<Timestamp>,
+        probe: bool,
     ) -> Result<(), StoreError> {
-        if file_identity(&self.path).ok() != Some(self.identity) {
-            return Err(StoreError::Replaced {
+        self.check_files()?;
+        let mut transaction = self
+            .connection
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let last: Option<i64> = transaction
+            .prepare_cached("SELECT max(idx) FROM entries")?
+            .query_row([], |row| row.get(0))?;
+        if last.map_or(0, |last| last as u64 + 1) != next {
+            return Err(StoreError::Gap {
                 path: self.path.clone(),
             });
         }
-        let transaction = self
-            .connection
-            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        if probe {
+            let savepoint = transaction.savepoint()?;
+            savepoint
+                .prepare_cached(
+                    "INSERT INTO entries (idx, time, kind, body) VALUES (?1, 0, 'probe', '')",
+                )?
+                .execute([next as i64])?;
+            drop(savepoint);
+            // Of a transaction that changes nothing, nothing would be written.
+            transaction
+                .prepare_cached(
+                    "INSERT INTO nonces (nonce, expires) VALUES ('probe', 0)
+                     ON CONFLICT (nonce) DO UPDATE SET expires = 1 - expires",
+                )?
+                .execute([])?;
+        }
         {
             let mut insert = transaction.prepare_cached(
                 "INSERT INTO entries
@@ -247,12 +288,37 @@ impl Store {
             for (nonce, expires) in nonces {
                 insert.execute(params![nonce, expires.as_millis() as i64])?;
             }
-            transaction
-                .prepare_cached("DELETE FROM nonces WHERE expires < ?1")?
-                .execute([expired_before.as_millis() as i64])?;
+            if let Some(before) = sweep {
+                let before = before.as_millis() as i64;
+                transaction.execute("DELETE FROM nonces WHERE expires < ?1", [before])?;
+                transaction.execute(
+                    "INSERT OR REPLACE INTO nonces (nonce, expires) VALUES (?1, ?2)",
+                    params![SWEPT, before],
+                )?;
+            }
         }
         transaction.commit()?;
-        Ok(())
+        // What was deleted in the middle took the commit with it.
+        self.check_files()
+    }
+
+    fn check_files(&self) -> Result<(), StoreError> {
+        if identity(&self.path).ok() == Some(self.identity) {
+            return Ok(());
+        }
+        // Commits that only a deleted write-ahead log has are saved while we still have it open.
+        if let Err(error) = self.checkpoint() {
+            tracing::error!(%error, "entries may be lost");
+        }
+        Err(StoreError::Replaced {
+            path: self.path.clone(),
+        })
+    }
+
+    /// Brings what is in the write-ahead log into the database.
+    fn checkpoint(&self) -> Result<(), rusqlite::Error> {
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))
     }
 }
 
@@ -362,13 +428,18 @@ fn check_format(connection: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn file_identity(path: &Path) -> Result<(u64, u64), StoreError> {
-    fs::metadata(path)
-        .map(|metadata| (metadata.dev(), metadata.ino()))
-        .map_err(|source| StoreError::File {
-            path: path.to_owned(),
+fn identity(path: &Path) -> Result<Identity, StoreError> {
+    let mut identity = Identity::default();
+    for (one, ending) in identity.iter_mut().zip(["", "-wal", "-shm"]) {
+        let mut path = path.as_os_str().to_owned();
+        path.push(ending);
+        let metadata = fs::symlink_metadata(&path).map_err(|source| StoreError::File {
+            path: path.into(),
             source,
-        })
+        })?;
+        *one = (metadata.dev(), metadata.ino());
+    }
+    Ok(identity)
 }
 
 fn unreadable(path: &Path, error: rusqlite::Error) -> StoreError {
@@ -392,17 +463,25 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// Others can read the log.
-    #[error("others can open {path}: run chmod 600 {path}")]
+    #[error("others can open {path}: run chmod 600 {path} and chown it to the server's user")]
     Exposed {
         /// The file.
         path: PathBuf,
     },
     /// The file is another one than the one that was opened.
     #[error(
-        "{path} was moved, deleted or replaced while the server runs: put the right file back, \
-         then restart the server"
+        "{path}, its -wal or its -shm file was moved, deleted or replaced while the server runs: \
+         put the right one back, or restart the server"
     )]
     Replaced {
+        /// The file.
+        path: PathBuf,
+    },
+    /// SQLite can't keep a write-ahead log there.
+    #[error(
+        "{path} can't have a write-ahead log: put the home on a local file system, not on a network's"
+    )]
+    NoWal {
         /// The file.
         path: PathBuf,
     },

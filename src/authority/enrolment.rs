@@ -1,7 +1,7 @@
 //! Who may ask at all.
 
 use std::net::IpAddr;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use ssh_key::PublicKey;
 
@@ -9,7 +9,7 @@ use super::{Authority, Refusal, now, spent};
 use crate::audit::{Actor, Event};
 use crate::certificate::{check_ssh_key, parse_public_key};
 use crate::identity::{Directory, EnrolmentError, SignedRequest, User};
-use crate::model::{NewKey, NewUser, Timestamp, UserName, UserSummary};
+use crate::model::{NewKey, NewUser, UserName, UserSummary};
 use crate::policy::AdminAction;
 
 const MOST_KEYS: usize = 20;
@@ -29,7 +29,7 @@ impl Authority {
         let (requester, _) = self
             .administrator(request, source, AdminAction::ManageUsers, now)
             .await?;
-        self.read(&requester, now).await?;
+        self.read(&requester).await?;
         Ok(self.directory().iter().map(User::summary).collect())
     }
 
@@ -47,7 +47,7 @@ impl Authority {
         let (requester, _) = self
             .administrator(request, source, AdminAction::ManageUsers, now)
             .await?;
-        self.read(&requester, now).await?;
+        self.read(&requester).await?;
         let directory = self.directory();
         Ok(enrolled(&directory, name)?.summary())
     }
@@ -216,11 +216,18 @@ impl Authority {
         source: IpAddr,
         make: impl FnOnce(&Directory, Actor) -> Result<(UserName, Event), Refusal>,
     ) -> Result<Option<UserSummary>, Refusal> {
-        let now: Timestamp = now();
-        let (requester, _) = self
-            .administrator(request, source, AdminAction::ManageUsers, now)
+        let now = now();
+        let mut requester = self.identify(request, source, now).await?;
+        let alone = Arc::clone(&self.changes).lock_owned().await;
+        // Whoever was first may have disabled the requester or removed the key.
+        requester.groups = match self.accepted(&requester, |user| user.groups.clone()) {
+            Ok(groups) => groups,
+            Err(refusal) => {
+                return Err(self.unidentified(request, source, refusal, now).await?);
+            }
+        };
+        self.permit(&requester, request, AdminAction::ManageUsers, now)
             .await?;
-        let _alone = self.changes.lock().await;
         let made = make(&self.directory(), requester.actor.clone());
         let (user, event) = match made {
             Ok(made) => made,
@@ -230,17 +237,36 @@ impl Authority {
                     .await);
             }
         };
-        let entry = self
-            .log
+        let suspension = Suspension::begin(&self.directory, &event);
+        let held = Box::new((suspension, alone));
+        self.log
             .reserve(now)?
-            .commit(event, Some(spent(&requester, now)))
+            .commit_holding(event, Some(spent(&requester)), Some(held))
             .await?;
-        let mut directory = self
-            .directory
+        Ok(self.directory().find(&user).map(User::summary))
+    }
+}
+
+/// While it is open whether a change gets into the log, nothing is taken from those whom it would
+/// shut out.
+struct Suspension(Arc<RwLock<Directory>>);
+
+impl Suspension {
+    fn begin(directory: &Arc<RwLock<Directory>>, event: &Event) -> Self {
+        directory
             .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        directory.apply(&entry);
-        Ok(directory.find(&user).map(User::summary))
+            .unwrap_or_else(PoisonError::into_inner)
+            .suspend(event);
+        Self(Arc::clone(directory))
+    }
+}
+
+impl Drop for Suspension {
+    fn drop(&mut self) {
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .resume();
     }
 }
 

@@ -1,10 +1,10 @@
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::keys::is_ours_to_change;
 use crate::model::HostName;
 
 /// A home: the folder that holds everything a CA is.
@@ -83,7 +83,7 @@ impl Home {
                 path: part.clone(),
                 source,
             })?;
-            if metadata.mode() & 0o022 != 0 {
+            if !is_ours_to_change(&metadata) {
                 return Err(HomeError::Writable { path: part });
             }
         }
@@ -227,7 +227,9 @@ pub enum HomeError {
         part: PathBuf,
     },
     /// Others can change it.
-    #[error("others can change {path}: run chmod go-w {path}")]
+    #[error(
+        "others can change {path}: run chmod go-w {path} and chown it to the server's user or root"
+    )]
     Writable {
         /// The file or folder.
         path: PathBuf,

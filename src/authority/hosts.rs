@@ -58,7 +58,7 @@ impl Authority {
             }
         };
         let validity = Validity::host(now, ttl);
-        let slot = self.log.reserve(now)?;
+        let slot = self.reserve(request, &requester, now).await?;
         let grant = SshHostGrant {
             subject: subject.key_data(),
             serial: slot.serial(),
@@ -79,7 +79,7 @@ impl Authority {
             ca,
             certificate.clone(),
         );
-        self.release_host(requester, slot, names, decision, record, certificate, now)
+        self.release_host(requester, slot, names, decision, record, certificate)
             .await
     }
 
@@ -111,7 +111,7 @@ impl Authority {
             }
         };
         let validity = Validity::host(now, ttl);
-        let slot = self.log.reserve(now)?;
+        let slot = self.reserve(request, &requester, now).await?;
         let serial = slot.serial();
         let grant = ServerGrant {
             subject: &subject,
@@ -130,7 +130,7 @@ impl Authority {
             ca,
             certificate,
         );
-        self.release_host(requester, slot, names, decision, record, chain, now)
+        self.release_host(requester, slot, names, decision, record, chain)
             .await
     }
 
@@ -179,10 +179,6 @@ impl Authority {
         })
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what the entry and the answer consist of"
-    )]
     async fn release_host(
         &self,
         requester: Requester,
@@ -191,7 +187,6 @@ impl Authority {
         decision: crate::audit::Decision,
         record: crate::audit::RecordedCertificate,
         certificate: String,
-        now: Timestamp,
     ) -> Result<CertificateAnswer, Refusal> {
         let answer = CertificateAnswer {
             entry: slot.index(),
@@ -202,7 +197,7 @@ impl Authority {
             good_for: names.iter().map(HostName::to_string).collect(),
             trust: self.trust.clone(),
         };
-        let nonce = spent(&requester, now);
+        let nonce = spent(&requester);
         let by = requester.actor;
         let event = Event::HostCertificateIssued {
             by,

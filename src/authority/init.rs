@@ -93,7 +93,7 @@ impl Home {
             .map(|(kind, key)| Ok((*kind, public_fingerprint(&key.public)?)))
             .collect::<Result<Inventory, InitError>>()?;
 
-        let log = Log::create(&self.database(), now)?;
+        let log = Log::create(&self.database())?;
         let keys = opened
             .iter()
             .map(|(kind, key)| AuthorityKey {

@@ -8,7 +8,7 @@ use ssh_key::SshSig;
 use ssh_key::public::KeyData;
 
 use super::{Authority, Refusal, now, recorded, spent};
-use crate::audit::{Asked, Decision, Event};
+use crate::audit::{Asked, Decision, Event, Slot};
 use crate::certificate::{
     ClientGrant, CsrSubject, SshUserGrant, SubjectError, Validity, check_ssh_key, parse_public_key,
 };
@@ -68,7 +68,8 @@ impl Authority {
         let requester = self.identify(request, source, now).await?;
         match self.grant_ssh(request, &requester) {
             Ok((subject, access, granted)) => {
-                self.sign_ssh(&requester, &subject, access, granted, now)
+                let slot = self.reserve(request, &requester, now).await?;
+                self.sign_ssh(slot, &requester, &subject, access, granted, now)
                     .await
             }
             Err(declined) => Err(self.decline(&requester, request, declined, now).await),
@@ -88,7 +89,8 @@ impl Authority {
         let requester = self.identify(request, source, now).await?;
         match self.grant_x509(request, &requester) {
             Ok((subject, access, granted)) => {
-                self.sign_x509(&requester, &subject, access, granted, now)
+                let slot = self.reserve(request, &requester, now).await?;
+                self.sign_x509(slot, &requester, &subject, access, granted, now)
                     .await
             }
             Err(declined) => Err(self.decline(&requester, request, declined, now).await),
@@ -226,6 +228,7 @@ impl Authority {
 
     async fn sign_ssh(
         &self,
+        slot: Slot,
         requester: &Requester,
         subject: &KeyData,
         access: &SshAccess,
@@ -238,7 +241,6 @@ impl Authority {
             SourceAddress::Networks(networks) => networks.clone(),
         };
         let validity = Validity::person(now, granted.ttl);
-        let slot = self.log.reserve(now)?;
         let grant = SshUserGrant {
             subject,
             serial: slot.serial(),
@@ -268,12 +270,13 @@ impl Authority {
             .iter()
             .map(PrincipalName::to_string)
             .collect();
-        self.release(requester, slot, granted, record, certificate, good_for, now)
+        self.release(requester, slot, granted, record, certificate, good_for)
             .await
     }
 
     async fn sign_x509(
         &self,
+        slot: Slot,
         requester: &Requester,
         subject: &CsrSubject,
         access: &DatabaseAccess,
@@ -281,7 +284,6 @@ impl Authority {
         now: Timestamp,
     ) -> Result<CertificateAnswer, Refusal> {
         let validity = Validity::person(now, granted.ttl);
-        let slot = self.log.reserve(now)?;
         let grant = ClientGrant {
             subject,
             serial: slot.serial(),
@@ -303,24 +305,19 @@ impl Authority {
             certificate,
         );
         let good_for = vec![DatabaseUser::to_string(&access.user)];
-        self.release(requester, slot, granted, record, chain, good_for, now)
+        self.release(requester, slot, granted, record, chain, good_for)
             .await
     }
 
     /// Commits the entry; the certificate exists for the world only after that.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what the entry and the answer consist of"
-    )]
     async fn release(
         &self,
         requester: &Requester,
-        slot: crate::audit::Slot,
+        slot: Slot,
         granted: Granted<'_>,
         record: crate::audit::RecordedCertificate,
         certificate: String,
         good_for: Vec<String>,
-        now: Timestamp,
     ) -> Result<CertificateAnswer, Refusal> {
         let answer = CertificateAnswer {
             entry: slot.index(),
@@ -337,7 +334,7 @@ impl Authority {
             decision: granted.decision,
             certificate: record,
         };
-        slot.commit(event, Some(spent(requester, now))).await?;
+        slot.commit(event, Some(spent(requester))).await?;
         Ok(answer)
     }
 

@@ -19,14 +19,14 @@ pub use open::OpenError;
 pub use refusal::Refusal;
 
 use std::net::IpAddr;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
 use serde::de::DeserializeOwned;
 
-use crate::audit::{Decision, Event, Log, Reader, RecordedCertificate, Refused};
+use crate::audit::{Decision, Event, Log, Reader, RecordedCertificate, Refused, Slot};
 use crate::certificate::{IssuingCa, SshCa};
-use crate::identity::{self, Directory, ReplayGuard, Requester, SignedRequest};
+use crate::identity::{self, Directory, ReplayGuard, Requester, SignedRequest, Unidentified, User};
 use crate::model::{Timestamp, TrustBundle};
 use crate::policy::{AdminAction, PolicySet, Verdict};
 use throttle::Throttle;
@@ -42,12 +42,15 @@ pub struct Authority {
     /// The fingerprint of the issuing CA's certificate, for the log.
     x509_fingerprint: String,
     policy: PolicySet,
-    /// Changed only by who holds `changes`, and only after the change is in the log.
-    directory: RwLock<Directory>,
+    /// Changed by the log alone, once a change is on disk.
+    directory: Arc<RwLock<Directory>>,
     /// Makes checking a change, logging it and taking it in one step.
-    changes: tokio::sync::Mutex<()>,
+    changes: Arc<tokio::sync::Mutex<()>>,
     replays: ReplayGuard,
-    throttle: Throttle,
+    /// For refusals of strangers.
+    strangers: Throttle,
+    /// For refusals of keys that are enrolled, so that no noise hides them.
+    known: Throttle,
     log: Log,
     reader: Reader,
     /// Keeps other servers off this home for as long as it is open.
@@ -70,7 +73,7 @@ impl Authority {
     /// # Errors
     /// Says what is wrong when it can't.
     pub async fn check(&self) -> Result<(), Refusal> {
-        Ok(self.log.check().await?)
+        Ok(self.log.check(now()).await?)
     }
 
     /// Waits until the log has what was handed to it, and closes it.
@@ -93,12 +96,27 @@ impl Authority {
             &self.replays,
             now,
         );
-        let refusal = match found {
-            Ok(requester) => return Ok(requester),
-            Err(refusal) => refusal,
-        };
-        tracing::info!(%source, why = %refusal.why, fingerprint = refusal.fingerprint, "refused");
-        if let Some(unlisted) = self.throttle.list(source, now) {
+        match found {
+            Ok(requester) => Ok(requester),
+            Err(refusal) => Err(self.unidentified(request, source, refusal, now).await?),
+        }
+    }
+
+    /// Logs that nobody was identified, and gives what they are told.
+    async fn unidentified(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        refusal: identity::Refusal,
+        now: Timestamp,
+    ) -> Result<Refusal, Refusal> {
+        let known = refusal
+            .fingerprint
+            .as_ref()
+            .is_some_and(|fingerprint| self.directory().knows(fingerprint));
+        let throttle = if known { &self.known } else { &self.strangers };
+        if let Some(unlisted) = throttle.list(source, now) {
+            tracing::info!(%source, why = %refusal.why, fingerprint = refusal.fingerprint, "refused");
             let refused = Refused {
                 request: request_line(request),
                 code: refusal.why.code().to_owned(),
@@ -112,11 +130,57 @@ impl Authority {
             };
             self.log.reserve(now)?.commit(event, None).await?;
         }
-        Err(Refusal::Unidentified)
+        Ok(Refusal::Unidentified)
+    }
+
+    /// Takes a place in the log for what a requester was granted. From the moment that somebody
+    /// disables them or removes their key, there is none: what was issued stands in the log before
+    /// that, and nothing after it.
+    async fn reserve(
+        &self,
+        request: &SignedRequest,
+        requester: &Requester,
+        now: Timestamp,
+    ) -> Result<Slot, Refusal> {
+        match self.accepted(requester, |_| self.log.reserve(now)) {
+            Ok(slot) => Ok(slot?),
+            Err(refusal) => {
+                let source = requester.actor.source;
+                Err(self.unidentified(request, source, refusal, now).await?)
+            }
+        }
+    }
+
+    /// Does something while a requester who was identified is still accepted.
+    fn accepted<T>(
+        &self,
+        requester: &Requester,
+        act: impl FnOnce(&User) -> T,
+    ) -> Result<T, identity::Refusal> {
+        let fingerprint = &requester.actor.fingerprint;
+        let directory = self.directory();
+        let why = match directory.accepted(fingerprint) {
+            Ok(user) if user.name == requester.actor.requester => return Ok(act(user)),
+            Ok(_) => Unidentified::UnknownKey,
+            Err(why) => why,
+        };
+        Err(identity::Refusal {
+            why,
+            fingerprint: Some(fingerprint.clone()),
+        })
     }
 
     /// Reads the body of an identified request.
     fn parse<T: DeserializeOwned>(&self, request: &SignedRequest) -> Result<T, Refusal> {
+        // What a message quotes is answered and logged; this must not be.
+        if request
+            .body
+            .windows(11)
+            .any(|bytes| bytes == b"PRIVATE KEY")
+        {
+            let error = crate::certificate::SubjectError::PrivateKey;
+            return Err(Refusal::illegal(format!("the body: {error}")));
+        }
         // A struct would be read from an array too.
         if request.body.trim_ascii_start().first() != Some(&b'{') {
             return Err(Refusal::illegal("the body: send a JSON object"));
@@ -132,7 +196,7 @@ impl Authority {
             let position = format!(" at line {} column {}", error.line(), error.column());
             let what = error.to_string().replace(&position, "");
             let place = if path == "." { "the body" } else { &path };
-            Refusal::illegal(format!("{place}: {what}"))
+            Refusal::illegal(format!("{}: {}", cut(place), cut(&what)))
         })?;
         reader
             .end()
@@ -150,15 +214,27 @@ impl Authority {
         now: Timestamp,
     ) -> Result<(Requester, Decision), Refusal> {
         let requester = self.identify(request, source, now).await?;
+        let decision = self.permit(&requester, request, action, now).await?;
+        Ok((requester, decision))
+    }
+
+    /// Has policy decide on an administrative act.
+    async fn permit(
+        &self,
+        requester: &Requester,
+        request: &SignedRequest,
+        action: AdminAction,
+        now: Timestamp,
+    ) -> Result<Decision, Refusal> {
         let verdict = self.policy.engine.decide_admin(
             &requester.actor.requester,
             &requester.groups,
             action,
-            source,
+            requester.actor.source,
         );
         let decision = self.decision(&verdict);
         if verdict.allowed {
-            return Ok((requester, decision));
+            return Ok(decision);
         }
         let refusal = Refusal::denied(&verdict, || {
             format!(
@@ -168,7 +244,7 @@ impl Authority {
             )
         });
         Err(self
-            .refuse(&requester, request, None, Some(decision), refusal, now)
+            .refuse(requester, request, None, Some(decision), refusal, now)
             .await)
     }
 
@@ -192,7 +268,7 @@ impl Authority {
             refused: Refused {
                 request: request_line(request),
                 code: refusal.code().to_owned(),
-                detail: refusal.to_string(),
+                detail: cut(&refusal.to_string()),
             },
             decision,
         };
@@ -200,15 +276,15 @@ impl Authority {
             Ok(slot) => slot,
             Err(error) => return error.into(),
         };
-        match slot.commit(event, Some(spent(requester, now))).await {
-            Ok(_) => refusal,
+        match slot.commit(event, Some(spent(requester))).await {
+            Ok(()) => refusal,
             Err(error) => error.into(),
         }
     }
 
     /// Spends the nonce of a request that only reads.
-    async fn read(&self, requester: &Requester, now: Timestamp) -> Result<(), Refusal> {
-        let (nonce, expires) = spent(requester, now);
+    async fn read(&self, requester: &Requester) -> Result<(), Refusal> {
+        let (nonce, expires) = spent(requester);
         Ok(self.log.spend(nonce, expires).await?)
     }
 
@@ -246,14 +322,24 @@ fn recorded(
     }
 }
 
-fn spent(requester: &Requester, now: Timestamp) -> (String, Timestamp) {
-    (requester.actor.nonce.clone(), ReplayGuard::expiry(now))
+fn spent(requester: &Requester) -> (String, Timestamp) {
+    let nonce = requester.actor.nonce.clone();
+    (nonce, ReplayGuard::expiry(requester.signed))
 }
 
-/// Method and target, cut: a stranger chose them.
+/// Method and target: a stranger chose them.
 fn request_line(request: &SignedRequest) -> String {
-    let target: String = request.target.chars().take(200).collect();
-    format!("{} {target}", request.method)
+    let target = cut(&request.target);
+    format!("{} {}", cut(&request.method), target.escape_default())
+}
+
+/// What others wrote, short enough for a log that nothing is ever deleted from.
+fn cut(text: &str) -> String {
+    const LONGEST: usize = 300;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 fn now() -> Timestamp {

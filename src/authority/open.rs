@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
-use std::sync::RwLock;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::home::{Home, HomeError};
 use super::throttle::Throttle;
 use super::{Authority, now};
-use crate::audit::{Event, Log, LogError, Reader, StoreError};
+use crate::audit::{Entry, Event, Log, LogError, Reader, StoreError};
 use crate::certificate::{CertificateError, IssuingCa, SshCa, fingerprint_of_pem};
 use crate::identity::{Directory, ReplayGuard};
 use crate::keys::{self, KeyKind, KeyStore, Passphrase};
@@ -22,9 +22,11 @@ impl Authority {
         // Cheap checks before the passphrase's costly key derivation.
         let policy = PolicySet::load(&home.policies())?;
         let mut directory = Directory::default();
+        let shared = Arc::new(RwLock::default());
+        let live = Arc::clone(&shared);
         let mut introduced = BTreeMap::new();
         let mut last_policy_set = None;
-        let opened = Log::open(&home.database(), now, |entry| {
+        let each = |entry: Entry| {
             directory.apply(&entry);
             match entry.event {
                 Event::AuthorityCreated { keys, .. } => {
@@ -33,7 +35,14 @@ impl Authority {
                 Event::PolicyLoaded { policy_set, .. } => last_policy_set = Some(policy_set),
                 _ => {}
             }
+        };
+        let opened = Log::open(&home.database(), each, move |entry| {
+            let live: &RwLock<Directory> = &live;
+            live.write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .apply(entry);
         })?;
+        *shared.write().unwrap_or_else(PoisonError::into_inner) = directory;
         let reader = Reader::open(&home.database())?;
 
         let store = KeyStore::open(&home.keys(), passphrase)?;
@@ -76,10 +85,11 @@ impl Authority {
             audiences: vec![fingerprint_of_pem(&root)?],
             x509_fingerprint,
             policy,
-            directory: RwLock::new(directory),
-            changes: tokio::sync::Mutex::new(()),
-            replays: ReplayGuard::new(opened.nonces),
-            throttle: Throttle::new(),
+            directory: shared,
+            changes: Arc::default(),
+            replays: ReplayGuard::new(opened.nonces, opened.swept.unwrap_or_default()),
+            strangers: Throttle::new(),
+            known: Throttle::new(),
             log,
             reader,
             _lock: lock,

@@ -23,7 +23,7 @@ impl Authority {
     ) -> Result<Identity, Refusal> {
         let now = now();
         let requester = self.identify(request, source, now).await?;
-        self.read(&requester, now).await?;
+        self.read(&requester).await?;
         Ok(Identity {
             name: requester.actor.requester,
             groups: requester.groups,
@@ -43,7 +43,7 @@ impl Authority {
     ) -> Result<Vec<RoleSummary>, Refusal> {
         let now = now();
         let requester = self.identify(request, source, now).await?;
-        self.read(&requester, now).await?;
+        self.read(&requester).await?;
         Ok(self
             .policy
             .roles
@@ -67,7 +67,7 @@ impl Authority {
         let (requester, _) = self
             .administrator(request, source, AdminAction::ReadLog, now)
             .await?;
-        self.read(&requester, now).await?;
+        self.read(&requester).await?;
         // One more than asked for tells whether there is a next page.
         let mut found = self.read_log(filter, limit + 1)?;
         let next = (found.len() > limit).then(|| found[limit].0);

@@ -1,9 +1,9 @@
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::model::Timestamp;
+use crate::model::{Timestamp, counted_source};
 
 /// Keeps strangers from filling the log: of one source's refusals, the first few of each minute
 /// are listed, and the rest are counted in the next that is.
@@ -48,7 +48,7 @@ impl Throttle {
         }
         windows.all.roll(now);
         let known = windows.sources.len() < Self::SOURCES;
-        let source = network(source);
+        let source = counted_source(source);
         if !known && !windows.sources.contains_key(&source) {
             return None;
         }
@@ -73,16 +73,6 @@ impl Window {
         if self.over(now) {
             self.began = now;
             self.listed = 0;
-        }
-    }
-}
-
-/// An IPv6 caller has a whole /64 to call from.
-fn network(source: IpAddr) -> IpAddr {
-    match source {
-        IpAddr::V4(_) => source,
-        IpAddr::V6(address) => {
-            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
         }
     }
 }

@@ -1,8 +1,8 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ssh_key::PublicKey;
 
-use super::key_fingerprint;
+use super::{Unidentified, key_fingerprint};
 use crate::audit::{Entry, Event};
 use crate::model::{GroupName, Timestamp, UserKey, UserName, UserSummary};
 
@@ -12,6 +12,8 @@ pub struct Directory {
     users: BTreeMap<UserName, User>,
     /// Which user a key is bound to. A key is bound to one at most.
     owners: HashMap<String, UserName>,
+    /// Keys that nothing is taken from while it is decided whether they stay.
+    suspended: HashSet<String>,
 }
 
 /// An enrolled user.
@@ -46,6 +48,8 @@ impl Directory {
                     keys: BTreeMap::new(),
                     enrolled: entry.time,
                 };
+                // Nothing of an earlier user of that name.
+                self.owners.retain(|_, owner| owner != user);
                 self.users.insert(user.clone(), new);
                 self.bind(user, public_key);
             }
@@ -70,9 +74,45 @@ impl Directory {
         }
     }
 
-    /// The user that a key is bound to.
-    pub fn by_fingerprint(&self, fingerprint: &str) -> Option<&User> {
-        self.users.get(self.owners.get(fingerprint)?)
+    /// The user whose requests are taken when a key signs them.
+    ///
+    /// # Errors
+    /// When the key is nobody's, or they are not taken now.
+    pub fn accepted(&self, fingerprint: &str) -> Result<&User, Unidentified> {
+        let user = self
+            .owners
+            .get(fingerprint)
+            .and_then(|owner| self.users.get(owner))
+            .ok_or(Unidentified::UnknownKey)?;
+        if user.enabled && !self.suspended.contains(fingerprint) {
+            Ok(user)
+        } else {
+            Err(Unidentified::Disabled(user.name.clone()))
+        }
+    }
+
+    /// Whether a key is bound to somebody.
+    pub fn knows(&self, fingerprint: &str) -> bool {
+        self.owners.contains_key(fingerprint)
+    }
+
+    /// Takes nothing from the keys that `event` would take away, until [`Self::resume`].
+    pub fn suspend(&mut self, event: &Event) {
+        match event {
+            Event::UserDisabled { user, .. } | Event::UserRemoved { user, .. } => {
+                let keys = self.users.get(user).map(|user| user.keys.keys());
+                self.suspended.extend(keys.into_iter().flatten().cloned());
+            }
+            Event::KeyRemoved { fingerprint, .. } => {
+                self.suspended.insert(fingerprint.clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// It is decided: what was applied counts.
+    pub fn resume(&mut self) {
+        self.suspended.clear();
     }
 
     /// The user of that name.

@@ -8,7 +8,7 @@ mod signature;
 
 pub use directory::{Directory, EnrolmentError, User};
 pub use envelope::{MAX_SKEW, Proof, SignedRequest, possession_message, request_message};
-pub use replay::ReplayGuard;
+pub use replay::{ReplayGuard, Spent};
 pub use signature::{POSSESSION_NAMESPACE, REQUEST_NAMESPACE, SignatureError, verify};
 
 use std::net::IpAddr;
@@ -26,6 +26,8 @@ pub struct Requester {
     pub actor: Actor,
     /// The requester's groups.
     pub groups: Vec<GroupName>,
+    /// When the request was signed.
+    pub signed: Timestamp,
 }
 
 /// Why nobody was identified. From outside all of these look the same; the log tells them apart.
@@ -118,15 +120,12 @@ pub fn identify(
     if proof.time.distance(now) > MAX_SKEW {
         return Err(refused(Unidentified::Skew(proof.time)));
     }
-    let user = directory
-        .by_fingerprint(&fingerprint)
-        .ok_or_else(|| refused(Unidentified::UnknownKey))?;
-    if !user.enabled {
-        return Err(refused(Unidentified::Disabled(user.name.clone())));
-    }
+    let user = directory.accepted(&fingerprint).map_err(refused)?;
     // Last, so that a stranger can't fill the memory of nonces.
-    if !replays.spend(&proof.nonce, now) {
-        return Err(refused(Unidentified::Replayed));
+    match replays.spend(&proof.nonce, proof.time, now) {
+        Spent::Now => {}
+        Spent::Before => return Err(refused(Unidentified::Replayed)),
+        Spent::Unknown => return Err(refused(Unidentified::Skew(proof.time))),
     }
     Ok(Requester {
         actor: Actor {
@@ -137,6 +136,7 @@ pub fn identify(
             nonce: proof.nonce.clone(),
         },
         groups: user.groups.clone(),
+        signed: proof.time,
     })
 }
 

@@ -1,11 +1,12 @@
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use super::MAX_SKEW;
 use crate::model::Timestamp;
 
-/// Remembers nonces for as long as a request that carries one could be taken.
+/// Remembers nonces for as long as a request that carries one could be taken, and how far back it
+/// remembers. What counts is the time that a request was signed at, so that a server whose clock
+/// jumps and is set right again still takes no request twice.
 ///
 /// The log keeps them on disk as well: [`ReplayGuard::new`] takes what it had at the start.
 pub struct ReplayGuard {
@@ -16,18 +17,26 @@ pub struct ReplayGuard {
 #[derive(Default)]
 struct Seen {
     nonces: HashSet<String>,
-    /// In the order of their expiry.
-    expiries: VecDeque<(Timestamp, String)>,
+    expiries: BTreeSet<(Timestamp, String)>,
+    /// No nonce that expired later was ever forgotten.
+    forgotten: Timestamp,
+}
+
+/// What becomes of a nonce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spent {
+    /// It is spent now.
+    Now,
+    /// It was spent before.
+    Before,
+    /// Whether it was is forgotten.
+    Unknown,
 }
 
 impl ReplayGuard {
-    /// How long a nonce is remembered: a request may be signed a minute ahead of the server's
-    /// clock and be replayed until a minute after that, and some for a clock that is corrected.
-    pub const MEMORY: Duration = Duration::from_secs(2 * MAX_SKEW.as_secs() + 60);
-
-    /// With the nonces that were spent before.
-    pub fn new(mut spent: Vec<(String, Timestamp)>) -> Self {
-        spent.sort_by_key(|(_, expires)| *expires);
+    /// With the nonces that were spent before, and the time before which expired ones are not
+    /// among them.
+    pub fn new(spent: Vec<(String, Timestamp)>, forgotten: Timestamp) -> Self {
         Self {
             seen: Mutex::new(Seen {
                 nonces: spent.iter().map(|(nonce, _)| nonce.clone()).collect(),
@@ -35,63 +44,88 @@ impl ReplayGuard {
                     .into_iter()
                     .map(|(nonce, expires)| (expires, nonce))
                     .collect(),
+                forgotten,
             }),
         }
     }
 
-    /// Spends a nonce. Says whether it was not spent before.
-    pub fn spend(&self, nonce: &str, now: Timestamp) -> bool {
+    /// Spends the nonce of a request that was signed at `signed`.
+    pub fn spend(&self, nonce: &str, signed: Timestamp, now: Timestamp) -> Spent {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         while seen
             .expiries
-            .front()
+            .first()
             .is_some_and(|(expires, _)| *expires < now)
         {
-            if let Some((_, old)) = seen.expiries.pop_front() {
+            if let Some((expires, old)) = seen.expiries.pop_first() {
+                seen.forgotten = seen.forgotten.max(expires);
                 seen.nonces.remove(&old);
             }
         }
-        if !seen.nonces.insert(nonce.to_owned()) {
-            return false;
+        let expires = Self::expiry(signed);
+        if seen.nonces.contains(nonce) {
+            return Spent::Before;
         }
-        seen.expiries
-            .push_back((Self::expiry(now), nonce.to_owned()));
-        true
+        if expires <= seen.forgotten {
+            return Spent::Unknown;
+        }
+        seen.nonces.insert(nonce.to_owned());
+        seen.expiries.insert((expires, nonce.to_owned()));
+        Spent::Now
     }
 
-    /// Until when a nonce that is spent at `now` must be remembered.
-    pub fn expiry(now: Timestamp) -> Timestamp {
-        now.plus(Self::MEMORY)
+    /// Until when the nonce of a request that was signed at `signed` must be remembered: as long
+    /// as it could be taken, and a minute.
+    pub fn expiry(signed: Timestamp) -> Timestamp {
+        signed.plus(MAX_SKEW * 2)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
 
     #[test]
     fn a_nonce_is_good_once_for_as_long_as_its_request_could_be_taken() {
-        let start = Timestamp::from_secs(1_000_000);
-        let guard = ReplayGuard::new(vec![("old".to_owned(), ReplayGuard::expiry(start))]);
-        assert!(!guard.spend("old", start), "spent before a restart");
-        assert!(guard.spend("new", start));
-        for seconds in [0, 1, 60, 120] {
-            let later = start.plus(Duration::from_secs(seconds));
-            assert!(!guard.spend("new", later), "after {seconds} s");
+        let signed = Timestamp::from_secs(1_000_000);
+        let old = vec![("old".to_owned(), ReplayGuard::expiry(signed))];
+        let guard = ReplayGuard::new(old, Timestamp::default());
+        assert_eq!(guard.spend("old", signed, signed), Spent::Before, "restart");
+        assert_eq!(guard.spend("new", signed, signed), Spent::Now);
+        for later in [0, 1, 60, 120] {
+            let now = signed.plus(seconds(later));
+            assert_eq!(guard.spend("new", signed, now), Spent::Before, "{later} s");
         }
+    }
+
+    #[test]
+    fn a_clock_that_jumps_and_is_set_right_makes_no_request_good_again() {
+        let signed = Timestamp::from_secs(1_000_000);
+        let guard = ReplayGuard::new(Vec::new(), Timestamp::default());
+        assert_eq!(guard.spend("mine", signed, signed), Spent::Now);
+        let far = signed.plus(seconds(100_000));
+        assert_eq!(guard.spend("another", far, far), Spent::Now);
+        let after = signed.plus(seconds(5));
+        assert_eq!(guard.spend("mine", signed, after), Spent::Unknown);
+        // And none is refused that was signed later.
+        assert_eq!(guard.spend("next", after, after), Spent::Now);
     }
 
     #[test]
     fn what_has_expired_is_forgotten() {
         let start = Timestamp::from_secs(1_000_000);
-        let guard = ReplayGuard::new(Vec::new());
+        let guard = ReplayGuard::new(Vec::new(), Timestamp::default());
         for n in 0..100 {
-            assert!(guard.spend(&format!("nonce-{n}"), start));
+            assert_eq!(guard.spend(&format!("nonce-{n}"), start, start), Spent::Now);
         }
-        guard.spend(
-            "last",
-            ReplayGuard::expiry(start).plus(Duration::from_secs(1)),
-        );
+        let later = ReplayGuard::expiry(start).plus(seconds(1));
+        guard.spend("last", later, later);
         assert_eq!(guard.seen.lock().unwrap().nonces.len(), 1);
     }
 }

@@ -4,12 +4,14 @@
 //! it lives in one locked page that is zeroized when it goes.
 
 mod locked;
+mod ownership;
 mod passphrase;
 mod process;
 mod seal;
 mod signer;
 mod store;
 
+pub use ownership::{is_ours_to_change, is_private};
 pub use passphrase::{Passphrase, PassphraseError};
 pub use process::protect_memory;
 pub use seal::SealError;

@@ -35,7 +35,7 @@ impl Passphrase {
         };
         let file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
-        if metadata.is_file() && !super::store::private(&metadata) {
+        if metadata.is_file() && !super::is_private(&metadata) {
             return Err(PassphraseError::Exposed {
                 path: path.to_owned(),
             });

@@ -1,10 +1,11 @@
 use std::fmt;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::is_private;
 use super::seal::{Sealer, Unsealer};
 use super::{KeyAlgorithm, Passphrase, SealError, SignError, Signer};
 
@@ -205,16 +206,9 @@ impl KeyStore {
     }
 }
 
-/// Whether a file or folder is its owner's alone, and the owner is who we run as.
-pub(super) fn private(metadata: &Metadata) -> bool {
-    // SAFETY: geteuid has no preconditions.
-    let own = unsafe { libc::geteuid() };
-    metadata.mode() & 0o077 == 0 && (metadata.uid() == own || own == 0)
-}
-
 fn check_private(path: &Path) -> Result<(), StoreError> {
     let metadata = fs::metadata(path).map_err(|source| unreadable(path, source))?;
-    if private(&metadata) {
+    if is_private(&metadata) {
         Ok(())
     } else {
         let mode = if metadata.is_dir() { 700 } else { 600 };

@@ -1,11 +1,11 @@
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ring::digest;
 
 use super::{Engine, Roles, RolesError};
+use crate::keys::is_ours_to_change;
 
 /// A policy set: the roles and the policies of one folder, checked as a whole.
 pub struct PolicySet {
@@ -102,7 +102,7 @@ fn check_writers(path: &Path) -> Result<(), PolicyError> {
         path: path.to_owned(),
         source,
     })?;
-    if metadata.mode() & 0o022 != 0 {
+    if !is_ours_to_change(&metadata) {
         return Err(PolicyError::Writable {
             path: path.to_owned(),
         });
@@ -122,7 +122,9 @@ pub enum PolicyError {
         source: std::io::Error,
     },
     /// Others can change a file.
-    #[error("others can change {path}: run chmod go-w {path}")]
+    #[error(
+        "others can change {path}: run chmod go-w {path} and chown it to the server's user or root"
+    )]
     Writable {
         /// The file or folder.
         path: PathBuf,
