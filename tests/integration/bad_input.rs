@@ -227,7 +227,7 @@ fn the_api_says_what_is_wrong_with_a_request_for_a_certificate() {
         (
             "a private key",
             json!({"public_key": private_key(&bob)}),
-            "400 illegal-request: public_key: this is a private key, which must never leave its machine: replace it, and give its .pub file or a certificate request",
+            "400 illegal-request: the body: this is a private key, which must never leave its machine: replace it, and give its .pub file or a certificate request",
         ),
         (
             "a key with options",
@@ -386,7 +386,7 @@ fn the_api_says_what_is_wrong_with_a_request_for_a_certificate() {
             "a private key",
             &fs::read_to_string(bob.folder.join("key")).unwrap(),
             json!({}),
-            "400 illegal-request: csr: this is a private key, which must never leave its machine: replace it, and give its .pub file or a certificate request",
+            "400 illegal-request: the body: this is a private key, which must never leave its machine: replace it, and give its .pub file or a certificate request",
         ),
         (
             "a reason that does not match",

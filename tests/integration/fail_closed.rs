@@ -82,6 +82,40 @@ fn a_replaced_log_is_never_written_to() {
 }
 
 #[test]
+fn a_deleted_write_ahead_log_stops_issuing_and_loses_nothing_that_was_issued() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    assert_open(&ca, &bob);
+    let before = ca.home.entries("certificate-issued").len();
+    let database = ca.home.database();
+    for ending in ["-wal", "-shm"] {
+        let mut path = database.clone().into_os_string();
+        path.push(ending);
+        fs::remove_file(path).unwrap();
+    }
+    assert_closed(&ca, &bob, "was moved, deleted or replaced");
+    // What only the deleted file held was saved when it was missed, even from this.
+    let ca = Ca::on(ca.kill());
+    assert_eq!(ca.home.entries("certificate-issued").len(), before);
+    assert_open(&ca, &bob);
+}
+
+#[test]
+fn a_copy_that_sqlite_made_commits_as_safely_as_the_original() {
+    let home = Home::new();
+    let copy = home.folder.join("copy.db");
+    let log = rusqlite::Connection::open(home.database()).unwrap();
+    log.execute("VACUUM INTO ?1", [copy.to_str().unwrap()])
+        .unwrap();
+    drop(log);
+    fs::rename(&copy, home.database()).unwrap();
+    run("chmod", ["600", home.database().to_str().unwrap()]).ok();
+    let ca = Ca::on(home);
+    let wal = format!("{}-wal", ca.home.database().display());
+    assert!(fs::metadata(wal).is_ok_and(|file| file.len() > 0));
+}
+
+#[test]
 fn a_disk_that_takes_no_more_stops_issuing_until_it_does_again() {
     // A limit on file sizes, put on the running server, fails writes as a full disk does.
     let ca = Ca::with(Home::new(), |serve| {

@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod crash;
+mod enrolment;
 mod fail_closed;
 mod identity;
 mod path;

@@ -76,6 +76,21 @@ fn without_an_agent_the_key_is_0600_in_a_private_folder_until_it_ends() {
 }
 
 #[test]
+fn the_sweep_takes_nothing_that_is_not_a_session_of_ours() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &[]);
+    let runtime = bob.folder.private("runtime/hallpass");
+    for name in ["keys", "policies", "a.b", ".draft-x", "request.7"] {
+        fs::create_dir(runtime.join(name)).unwrap();
+        fs::write(runtime.join(name).join("file"), "precious").unwrap();
+    }
+    bob.hallpass(["whoami"]).ok();
+    for name in ["keys", "policies", "a.b", ".draft-x", "request.7"] {
+        assert!(runtime.join(name).join("file").exists(), "{name}");
+    }
+}
+
+#[test]
 fn a_certificate_that_is_still_good_is_used_again_for_the_same_and_only_for_that() {
     let ca = Ca::start();
     let bob = ca.enrol("bob", &["on-call"]);

@@ -137,6 +137,40 @@ fn noise_on_the_wire_does_no_harm() {
 }
 
 #[test]
+fn one_source_can_not_take_all_connections() {
+    let ca = Ca::start();
+    let idle: Vec<TcpStream> = (0..150)
+        .map(|_| TcpStream::connect(ca.address()).unwrap())
+        .collect();
+    // Another source is served meanwhile.
+    let script = format!(
+        "exec openssl s_client -connect {} -bind 127.0.0.2:0 -CAfile {} -verify_return_error",
+        ca.address(),
+        ca.home.path().join("keys/x509-root-1.pem").display()
+    );
+    let other = run("sh", ["-c", &script]);
+    assert!(
+        other.out.contains("Verify return code: 0 (ok)"),
+        "{other:?}"
+    );
+    // This one has had its share.
+    let mut one_more = TcpStream::connect(ca.address()).unwrap();
+    one_more
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    assert_eq!(one_more.read(&mut [0]).unwrap_or_default(), 0);
+    drop(idle);
+    wait_until("connections to be free again", || {
+        tls(&ca).is_ok_and(|mut stream| {
+            stream
+                .write_all(b"GET /healthz HTTP/1.1\r\nHost: ca\r\n\r\n")
+                .is_ok()
+                && stream.read(&mut [0; 16]).is_ok_and(|length| length > 0)
+        })
+    });
+}
+
+#[test]
 fn nothing_older_than_tls_1_3_is_spoken() {
     let ca = Ca::start();
     let root = ca.home.path().join("keys/x509-root-1.pem");

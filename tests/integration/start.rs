@@ -183,17 +183,17 @@ const SPOILT: [Spoil; 22] = [
     (
         "a log that others can read",
         |home| chmod(&home.database(), 0o644),
-        "others can open HOME/hallpass.db: run chmod 600 HOME/hallpass.db",
+        "others can open HOME/hallpass.db: run chmod 600 HOME/hallpass.db and chown it to the server's user",
     ),
     (
         "a home that others can change",
         |home| chmod(&home.path(), 0o777),
-        "others can change HOME: run chmod go-w HOME",
+        "others can change HOME: run chmod go-w HOME and chown it to the server's user or root",
     ),
     (
         "a policy that others can change",
         |home| chmod(&home.policy("access.cedar"), 0o666),
-        "others can change HOME/policies/access.cedar: run chmod go-w HOME/policies/access.cedar",
+        "others can change HOME/policies/access.cedar: run chmod go-w HOME/policies/access.cedar and chown it to the server's user or root",
     ),
     (
         "a key that is missing",
@@ -351,6 +351,32 @@ fn serve_says_what_is_wrong_with_a_home_and_how_to_mend_it() {
         }
     }
     assert_eq!(wrong, "");
+}
+
+#[test]
+fn what_belongs_to_somebody_else_is_not_trusted_whatever_its_mode() {
+    if !crate::support::is_root() {
+        // Only root can give a file away.
+        return;
+    }
+    for part in [
+        "",
+        "hallpass.toml",
+        "policies",
+        "policies/access.cedar",
+        "hallpass.db",
+        "keys",
+    ] {
+        let home = Home::new();
+        let path = home.path().join(part);
+        run("chown", ["65534", path.to_str().unwrap()]).ok();
+        let (code, message) = serve_fails(&home);
+        assert_eq!(code, 78, "{part}: {message}");
+        assert!(
+            message.contains("chown it to the server's user"),
+            "{message}"
+        );
+    }
 }
 
 #[test]
