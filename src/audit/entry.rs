@@ -36,6 +36,11 @@ pub enum Event {
         /// The digest of the policy set in force.
         policy_set: String,
     },
+    /// An administrator said that the clock is right, and the log's newest times are not.
+    ClockCorrected {
+        /// The time of the entry before.
+        newest: Timestamp,
+    },
     /// A policy set that was not in force before came into force.
     PolicyLoaded {
         /// Its digest, as certificates' entries name it.
@@ -282,6 +287,7 @@ impl Event {
             | Self::RequestRefused { by, .. } => Some(by),
             Self::AuthorityCreated { .. }
             | Self::ServerStarted { .. }
+            | Self::ClockCorrected { .. }
             | Self::PolicyLoaded { .. }
             | Self::ServerCertificateIssued { .. }
             | Self::UnauthenticatedRefused { .. }
@@ -294,6 +300,7 @@ impl Event {
         match self {
             Self::AuthorityCreated { .. } => "authority-created",
             Self::ServerStarted { .. } => "server-started",
+            Self::ClockCorrected { .. } => "clock-corrected",
             Self::PolicyLoaded { .. } => "policy-loaded",
             Self::UserEnrolled { .. } => "user-enrolled",
             Self::UserDisabled { .. } => "user-disabled",

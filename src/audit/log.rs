@@ -192,6 +192,20 @@ impl Log {
         Ok(slot)
     }
 
+    /// Takes `now` for right although the log has newer entries, from a clock that was ahead.
+    /// Gives the time of the newest, when there is one to correct.
+    pub fn correct_clock(&self, now: Timestamp) -> Option<Timestamp> {
+        let mut numbering = lock(&self.numbering);
+        let newest = numbering.last_time;
+        if newest <= now {
+            return None;
+        }
+        numbering.last_time = now;
+        // By time again, so that a restored backup gives out others.
+        numbering.last_serial = 0;
+        Some(newest)
+    }
+
     /// Spends a nonce for good without an entry, for requests that only read.
     ///
     /// # Errors
@@ -512,7 +526,7 @@ pub enum LogError {
     /// The clock was set back.
     #[error(
         "the server's clock says {now}, but the newest log entry is from {newest}: set the clock \
-         right"
+         right; if it is right, and was ahead before, start the server once with --accept-clock"
     )]
     ClockBehind {
         /// The newest entry's time.

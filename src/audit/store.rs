@@ -178,11 +178,16 @@ impl Store {
                     row.get(0)
                 })
                 .optional()?;
-            let last_serial: Option<i64> = self.connection.query_row(
-                "SELECT max(serial) FROM entries WHERE serial IS NOT NULL",
-                [],
-                |row| row.get(0),
-            )?;
+            // Not the highest: that may be from a clock which was ahead, and was corrected.
+            let last_serial: Option<i64> = self
+                .connection
+                .query_row(
+                    "SELECT serial FROM entries WHERE serial IS NOT NULL
+                     ORDER BY idx DESC LIMIT 1",
+                    [],
+                    |row| row.get(0),
+                )
+                .optional()?;
             Ok(End {
                 length: count as u64,
                 last_time: Timestamp::from_millis(last_time.unwrap_or(0) as u64),

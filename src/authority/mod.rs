@@ -15,7 +15,7 @@ mod throttle;
 
 pub use home::{Config, Home, HomeError, LogFormat};
 pub use init::{Created, InitError, Inventory};
-pub use open::OpenError;
+pub use open::{Clock, OpenError};
 pub use refusal::Refusal;
 
 use std::net::IpAddr;

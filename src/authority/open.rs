@@ -11,12 +11,25 @@ use crate::keys::{self, KeyKind, KeyStore, Passphrase};
 use crate::model::TrustBundle;
 use crate::policy::{PolicyError, PolicySet};
 
+/// What is thought of the machine's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// It must not be behind the log's newest entry, but for five minutes.
+    FitsTheLog,
+    /// An administrator says that it is right, whatever the log has.
+    IsRight,
+}
+
 impl Authority {
     /// Opens a home: checks it, opens its keys, rebuilds what the log says, and logs the start.
     ///
     /// # Errors
     /// When anything is not right: says what and how to mend it.
-    pub async fn open(home: &Home, passphrase: &Passphrase) -> Result<Self, OpenError> {
+    pub async fn open(
+        home: &Home,
+        passphrase: &Passphrase,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
         let now = now();
         let lock = home.lock()?;
         // Cheap checks before the passphrase's costly key derivation.
@@ -61,6 +74,12 @@ impl Authority {
         known(KeyKind::X509Root, &root)?;
 
         let log = opened.log;
+        if clock == Clock::IsRight
+            && let Some(newest) = log.correct_clock(now)
+        {
+            let event = Event::ClockCorrected { newest };
+            log.reserve(now)?.commit(event, None).await?;
+        }
         if last_policy_set.as_deref() != Some(policy.digest.as_str()) {
             let event = Event::PolicyLoaded {
                 policy_set: policy.digest.clone(),

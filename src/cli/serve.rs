@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::failure::Failure;
 use super::passphrase;
-use crate::authority::{Authority, Config, Home, LogFormat};
+use crate::authority::{Authority, Clock, Config, Home, LogFormat};
 use crate::http::{self, Options, ServerTls};
 use crate::keys::protect_memory;
 use crate::model::HostTtl;
@@ -29,6 +29,10 @@ pub(super) struct Args {
     /// Where to listen, instead of what hallpass.toml says; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// Take the machine's clock for right although the log has newer entries, from a clock that
+    /// was ahead; this is logged
+    #[arg(long)]
+    accept_clock: bool,
     #[command(flatten)]
     passphrase: passphrase::Source,
 }
@@ -45,6 +49,11 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         );
     }
     let passphrase = passphrase::existing(&args.passphrase, home.folder())?;
+    let clock = if args.accept_clock {
+        Clock::IsRight
+    } else {
+        Clock::FitsTheLog
+    };
     let listen = args.listen.unwrap_or(config.listen);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -55,7 +64,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         let listener = TcpListener::bind(listen)
             .await
             .map_err(|error| Failure::config(format!("can't listen on {listen}: {error}")))?;
-        let authority = Authority::open(&home, &passphrase)
+        let authority = Authority::open(&home, &passphrase, clock)
             .await
             .map_err(Failure::config)?;
         drop(passphrase);

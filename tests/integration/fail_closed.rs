@@ -159,28 +159,55 @@ fn a_log_that_somebody_else_locks_stops_issuing() {
 }
 
 #[test]
-fn a_clock_that_was_set_back_stops_issuing() {
+fn a_clock_behind_the_log_stops_issuing_until_somebody_says_that_it_is_right() {
     let ca = Ca::start();
     let bob = ca.enrol("bob", &["on-call"]);
     let home = ca.stop();
-    // The same as a clock that is behind: the newest entry is an hour ahead.
-    let database = rusqlite::Connection::open(home.database()).unwrap();
-    let (index, time, body): (i64, i64, String) = database
-        .query_row(
-            "SELECT idx, time, body FROM entries ORDER BY idx DESC LIMIT 1",
-            [],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-        )
+    // What a clock that was a year ahead leaves behind.
+    let log = rusqlite::Connection::open(home.database()).unwrap();
+    let (index, time): (i64, i64) = log
+        .query_row("SELECT max(idx), max(time) FROM entries", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
         .unwrap();
-    database
-        .execute(
-            "INSERT INTO entries (idx, time, kind, body) VALUES (?, ?, 'request-failed', ?)",
-            (index + 1, time + 3_600_000, body),
-        )
-        .unwrap();
-    drop(database);
+    let ahead = time + 365 * 86_400_000;
+    let body = json!({
+        "index": index + 1,
+        "time": "2099-01-01T00:00:00Z",
+        "event": {"kind": "request-failed"},
+    });
+    log.execute(
+        "INSERT INTO entries (idx, time, kind, serial, body) VALUES (?, ?, ?, ?, ?)",
+        (
+            index + 1,
+            ahead,
+            "request-failed",
+            ahead << 16,
+            body.to_string(),
+        ),
+    )
+    .unwrap();
+    drop(log);
     let (code, message) = crate::support::serve_fails(&home);
     assert_eq!(code, 78, "{message}");
-    assert!(message.contains("set the clock right"), "{message}");
-    drop(bob);
+    assert!(
+        message.contains("start the server once with --accept-clock"),
+        "{message}"
+    );
+
+    let ca = Ca::with(home, |serve| {
+        serve.arg("--accept-clock");
+    });
+    assert_open(&ca, &bob);
+    assert_eq!(ca.home.entries("clock-corrected").len(), 1);
+    // Once is enough, and serials go by the time again.
+    let ca = Ca::on(ca.stop());
+    assert_open(&ca, &bob);
+    let issued = ca.home.entries("certificate-issued").pop().unwrap();
+    let serial: i64 = issued["event"]["certificate"]["serial"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(serial >> 16 < ahead, "{serial}");
 }

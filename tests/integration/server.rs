@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hallpass::authority::{self, Authority};
+use hallpass::authority::{self, Authority, Clock};
 use hallpass::http::{Options, serve};
 use hallpass::keys::Passphrase;
 use hallpass::model::HostTtl;
@@ -287,9 +287,13 @@ fn the_opened_keys_are_nowhere_on_disk() {
 async fn the_servers_certificate_renews_itself_without_a_restart() {
     let home = Home::new();
     let passphrase = Passphrase::new(Zeroizing::new(PASSPHRASE.to_owned())).unwrap();
-    let opened = Authority::open(&authority::Home::new(&home.path()), &passphrase)
-        .await
-        .unwrap();
+    let opened = Authority::open(
+        &authority::Home::new(&home.path()),
+        &passphrase,
+        Clock::FitsTheLog,
+    )
+    .await
+    .unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
