@@ -47,6 +47,9 @@ pub struct Inspected {
     pub permits: Vec<String>,
     /// What makes it worthless, whoever trusts its signer.
     pub faults: Vec<&'static str>,
+    /// Whether its signature was held against the key of its signer, which it must name itself: an
+    /// X.509 certificate does not.
+    pub signature_checked: bool,
 }
 
 /// Not a certificate.
@@ -120,11 +123,11 @@ fn ssh(certificate: &ssh_key::Certificate, now: Timestamp) -> Inspected {
         faults.push("it names no principals");
     }
     // Signatures of other kinds of CA keys can't be checked here.
-    if matches!(
+    let signature_checked = matches!(
         certificate.signature_key(),
         KeyData::Ed25519(_) | KeyData::Ecdsa(_)
-    ) && certificate.verify_signature().is_err()
-    {
+    );
+    if signature_checked && certificate.verify_signature().is_err() {
         faults.push("its signature does not fit its CA's key");
     }
     Inspected {
@@ -145,6 +148,7 @@ fn ssh(certificate: &ssh_key::Certificate, now: Timestamp) -> Inspected {
         limits: options(certificate.critical_options()),
         permits: options(certificate.extensions()),
         faults,
+        signature_checked,
     }
 }
 
@@ -201,6 +205,7 @@ fn x509(der: &[u8], now: Timestamp) -> Result<Inspected, InspectError> {
         limits: Vec::new(),
         permits: usages(&certificate),
         faults: Vec::new(),
+        signature_checked: false,
     })
 }
 

@@ -79,6 +79,9 @@ fn in_words(seen: &Inspected, now: Timestamp) -> String {
     facts.add_all("fingerprint", &seen.fingerprint);
     facts.add("key", &seen.public_key);
     facts.add("signed by", &seen.signed_by);
+    if !seen.signature_checked {
+        facts.add("", "by its own word: the signature was not checked");
+    }
     facts.to_string()
 }
 
