@@ -1,7 +1,6 @@
 //! What was measured, as tables for people and as JSON for programs.
 
 use std::fmt;
-use std::thread;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -9,7 +8,7 @@ use serde::Serialize;
 use crate::CONNECTIONS;
 use crate::floor::{Floor, Parts};
 use crate::server::{Peak, Start};
-use crate::stretch::Cell;
+use crate::stretch::{Cell, cores};
 
 pub(crate) struct Report {
     /// One for each number of connections.
@@ -55,7 +54,7 @@ impl Report {
     }
 
     fn issuing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let cores = cores();
         writeln!(
             f,
             "Issuing (server and clients share {cores} cores; CPU and floor in us per certificate)"
@@ -63,20 +62,21 @@ impl Report {
         writeln!(
             f,
             "kind  connections  per second   p50 ms   p99 ms  server CPU    floor  ratio  \
-             client CPU"
+             client CPU  others"
         )?;
         for (kind, cells, parts) in self.rows() {
             for ((cell, connections), floor) in cells.iter().zip(CONNECTIONS).zip(parts.sums()) {
                 writeln!(
                     f,
                     "{kind:<4}  {connections:>11}  {:>10.1}  {:>7.2}  {:>7.2}  {:>10.1}  \
-                     {floor:>7.1}  {:>5.2}  {:>10.1}",
+                     {floor:>7.1}  {:>5.2}  {:>10.1}  {:>5.0}%",
                     cell.per_second,
                     cell.p50_ms,
                     cell.p99_ms,
                     cell.server_cpu_us,
                     cell.server_cpu_us / floor,
                     cell.client_cpu_us,
+                    cell.others * 100.0,
                 )?;
             }
         }

@@ -17,6 +17,9 @@ use crate::home::Home;
 
 /// The longest that a start may take, up to the opening of a file.
 const PATIENCE_MS: i32 = 30_000;
+/// Columns of `/proc/stat`.
+const IDLE: usize = 3;
+const WAITING: usize = 4;
 
 /// `hallpass serve`. Killed at the end, however that comes.
 pub(crate) struct Server {
@@ -197,6 +200,24 @@ pub(crate) fn cpu(process: u32) -> Duration {
     };
     assert!(done, "process {process} has no clock");
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// What the whole machine has spent: all that is neither idle nor waits for a disk (proc(5),
+/// `stat`), the time that a hypervisor withheld included.
+pub(crate) fn machine_cpu() -> Duration {
+    // SAFETY: sysconf has no preconditions.
+    let ticks_per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    let stat = fs::read_to_string("/proc/stat").expect("the kernel's statistics");
+    let all = stat.lines().next().expect("a line for all cores");
+    let ticks: u64 = all
+        .split_whitespace()
+        .skip(1)
+        .take(8)
+        .enumerate()
+        .filter(|(place, _)| ![IDLE, WAITING].contains(place))
+        .map(|(_, ticks)| ticks.parse::<u64>().expect("ticks"))
+        .sum();
+    Duration::from_secs_f64(ticks as f64 / ticks_per_second as f64)
 }
 
 /// Tells when one of some files is opened (inotify(7)).

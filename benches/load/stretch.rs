@@ -19,6 +19,8 @@ pub(crate) struct Cell {
     pub(crate) server_cpu_us: f64,
     /// What the clients spent on their side.
     pub(crate) client_cpu_us: f64,
+    /// The share of the machine that neither server nor clients had.
+    pub(crate) others: f64,
 }
 
 /// The certificates that were received.
@@ -76,16 +78,9 @@ pub(crate) fn run(
         "{name} at {connections} connections: {} requests",
         requests.len()
     );
-    let spent = |from: (Duration, Duration)| {
-        let each = |spent: Duration| spent.as_secs_f64() * 1e6 / requests.len() as f64;
-        (
-            each(server.cpu() - from.0),
-            each(server::cpu(std::process::id()) - from.1),
-        )
-    };
-    let from = (server.cpu(), server::cpu(std::process::id()));
+    let before = Clocks::read(server);
     let (elapsed, answers) = drive(&mut open, kind, &requests);
-    let (server_cpu_us, client_cpu_us) = spent(from);
+    let spent = Clocks::read(server).since(before);
     certificates.take(answers.iter().map(|answer| answer.serial));
 
     let mut latencies: Vec<Duration> = answers.iter().map(|answer| answer.latency).collect();
@@ -95,18 +90,47 @@ pub(crate) fn run(
         let rank = (latencies.len() as f64 * share).ceil() as usize;
         latencies[rank.saturating_sub(1)].as_secs_f64() * 1e3
     };
+    let each = |spent: Duration| spent.as_secs_f64() * 1e6 / requests.len() as f64;
+    let others = spent.machine.saturating_sub(spent.server + spent.clients);
     Cell {
         per_second: requests.len() as f64 / elapsed.as_secs_f64(),
         p50_ms: percentile(0.50),
         p99_ms: percentile(0.99),
-        server_cpu_us,
-        client_cpu_us,
+        server_cpu_us: each(spent.server),
+        client_cpu_us: each(spent.clients),
+        others: others.as_secs_f64() / (elapsed.as_secs_f64() * cores() as f64),
+    }
+}
+
+/// What was spent so far, and by whom.
+struct Clocks {
+    server: Duration,
+    clients: Duration,
+    /// By everything that runs.
+    machine: Duration,
+}
+
+impl Clocks {
+    fn read(server: &Server) -> Self {
+        Self {
+            server: server.cpu(),
+            clients: server::cpu(std::process::id()),
+            machine: server::machine_cpu(),
+        }
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            server: self.server - before.server,
+            clients: self.clients - before.clients,
+            machine: self.machine - before.machine,
+        }
     }
 }
 
 /// Signs requests with all cores.
 fn sign(signer: &Signer, subjects: &[Subject], count: usize) -> Vec<Vec<u8>> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let cores = cores();
     let part = |core: usize| {
         let numbers = (core..count).step_by(cores);
         numbers
@@ -161,4 +185,8 @@ fn drive(
             .collect()
     });
     (begin.elapsed(), answers)
+}
+
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }

@@ -189,9 +189,12 @@ fn ssh_sees_the_terminal_it_was_started_on() {
     let words: Vec<String> = SSH
         .map(|word| format!("'{}'", word.replace('\'', r"'\''")))
         .into_iter()
-        .chain(["-tt".to_owned()])
+        // What ssh runs on its own terminal once it is connected. On the other side, an sshd that
+        // is not root's can give none.
+        .chain(["-o", "PermitLocalCommand=yes", "-o"].map(str::to_owned))
+        .chain(["'LocalCommand=tty; stty size'".to_owned()])
         .chain(sshd.target())
-        .chain(["'tty; stty size'".to_owned()])
+        .chain(["true".to_owned()])
         .collect();
     let line = format!(
         "stty rows 33 cols 77; {} {}",
