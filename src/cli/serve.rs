@@ -127,7 +127,7 @@ fn start_log(format: LogFormat) {
         .with_target(false)
         // Where the log can't be written, neither can a complaint, which would panic.
         .log_internal_errors(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_ansi(false)
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.init(),

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use crate::support::{Ca, Home, Ran, run, serve_fails};
+use crate::support::{Ca, Home, PASSPHRASE, Ran, run, serve_fails};
 
 fn chmod(path: &std::path::Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -132,6 +132,45 @@ fn a_passphrase_is_asked_for_twice_and_never_shown() {
     assert_eq!(made.code, 0, "{made:?}");
     assert!(made.out.contains("fingerprint  SHA256:"), "{made:?}");
     assert!(!made.out.contains("five random"), "{made:?}");
+}
+
+#[test]
+fn serve_asks_for_the_passphrase_on_a_terminal_and_serves() {
+    use std::io::{Read, Write};
+    let home = Home::new();
+    let line = format!(
+        "{} serve --listen 127.0.0.1:0 --home {}",
+        env!("CARGO_BIN_EXE_hallpass"),
+        home.path().display()
+    );
+    let mut script = Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .env_remove("HALLPASS_PASSPHRASE_FILE")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stdin, mut stdout) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
+    let mut said = String::new();
+    let mut until = |words: &str| {
+        let mut piece = [0; 1024];
+        while !said.contains(words) {
+            let length = stdout.read(&mut piece).unwrap();
+            assert_ne!(length, 0, "{said}");
+            said.push_str(&String::from_utf8_lossy(&piece[..length]));
+        }
+        said.clone()
+    };
+    until("Passphrase of");
+    // The terminal stops echoing a moment after the prompt.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    writeln!(stdin, "{PASSPHRASE}").unwrap();
+    let said = until("fingerprint SHA256:");
+    assert!(said.contains("listening on https://127.0.0.1:"), "{said}");
+    assert!(!said.contains(PASSPHRASE), "{said}");
+    // Ctrl-C.
+    stdin.write_all(&[3]).unwrap();
+    assert_eq!(script.wait().unwrap().code(), Some(0));
 }
 
 #[test]
