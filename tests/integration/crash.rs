@@ -65,6 +65,31 @@ fn every_certificate_that_anybody_received_is_in_the_log() {
     }
 }
 
+#[test]
+fn a_restored_backup_gives_out_no_serial_again() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    let issue = |ca: &Ca| {
+        let ask = json!({"role": "server-operator", "purpose": "incident", "reason": "x"});
+        let request = bob.asks(ca, "POST", "/v1/certificates/ssh");
+        let answer = request.ssh(&bob.key, ask).send().json();
+        answer["serial"].as_str().unwrap().to_owned()
+    };
+    let backup = ca.home.folder.join("backup.db");
+    let log = rusqlite::Connection::open(ca.home.database()).unwrap();
+    log.execute("VACUUM INTO ?1", [backup.to_str().unwrap()])
+        .unwrap();
+    drop(log);
+    let mut serials: std::collections::HashSet<String> = (0..50).map(|_| issue(&ca)).collect();
+    let home = ca.stop();
+    std::fs::rename(backup, home.database()).unwrap();
+    crate::support::run("chmod", ["600", home.database().to_str().unwrap()]).ok();
+    let ca = Ca::on(home);
+    for _ in 0..50 {
+        assert!(serials.insert(issue(&ca)), "a serial twice");
+    }
+}
+
 fn ask_until_it_is_gone(
     ca: &Ca,
     bob: &crate::support::Person,
