@@ -111,6 +111,31 @@ impl Report {
             millis(self.floor.commit)
         )
     }
+
+    fn starts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "Start (ms; ready counts from the end of the key derivation and excludes what is left \
+             of it)\n{:<28}  program, policies, log  key derivation  ready",
+            "on"
+        )?;
+        for (log, start) in [
+            ("an empty log".to_owned(), self.start),
+            (
+                format!("a log of {} certificates", self.certificates),
+                self.full,
+            ),
+        ] {
+            writeln!(
+                f,
+                "{log:<28}  {:>22.1}  {:>14.0}  {:>5.1}",
+                millis(start.before),
+                millis(start.derivation),
+                millis(start.after),
+            )?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Report {
@@ -128,24 +153,12 @@ impl fmt::Display for Report {
             Peak::Derivation => "peak, the passphrase's key derivation included,",
         };
         writeln!(f, "\nMemory: {idle_kb} kB when idle, {peak} {peak_kb} kB")?;
+        writeln!(f)?;
+        self.starts(f)?;
         let certificates = self.certificates;
-        for (log, start) in [
-            ("an empty log".to_owned(), self.start),
-            (format!("a log of {certificates} certificates"), self.full),
-        ] {
-            writeln!(
-                f,
-                "Start on {log}: ready {:.1} ms after the passphrase's key derivation, which takes \
-                 {:.0} ms and is excluded, as is what comes before it, {:.1} ms (program, \
-                 policies, log)",
-                millis(start.after),
-                millis(start.derivation),
-                millis(start.before),
-            )?;
-        }
         write!(
             f,
-            "Log: {certificates} certificates received, and these are the ones in the log"
+            "\nLog: {certificates} certificates received, and these are the ones in the log"
         )
     }
 }
