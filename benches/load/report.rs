@@ -115,8 +115,8 @@ impl Report {
     fn starts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "Start (ms; ready counts from the end of the key derivation and excludes what is left \
-             of it)\n{:<28}  program, policies, log  key derivation  ready",
+            "Start (ms; ready counts from the end of the key derivation, and excludes the columns \
+             to its left)\n{:<28}  program, policies, log  key derivation  ready",
             "on"
         )?;
         for (log, start) in [
