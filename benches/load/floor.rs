@@ -211,7 +211,7 @@ struct Committer {
 
 impl Committer {
     fn open(home: &Home) -> Self {
-        let opened = Log::open(&home.home.database(), |_| {}, |_| {}).expect("the log");
+        let opened = Log::open(&home.home.database(), now(), |_| {}, |_| {}).expect("the log");
         Self {
             log: opened.log,
             runtime: tokio::runtime::Builder::new_current_thread()

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot};
 
-use super::store::{Row, SWEPT, Store};
+use super::store::{Row, Store};
 use super::{Entry, Event, StoreError};
 use crate::model::{EntryIndex, Serial, Timestamp};
 
@@ -85,8 +85,8 @@ pub struct Opened {
     pub log: Log,
     /// Nonces that could still be replayed.
     pub nonces: Vec<(String, Timestamp)>,
-    /// Nonces that expired before this are not among them.
-    pub swept: Option<Timestamp>,
+    /// No nonce that expires later is missing among them.
+    pub forgotten: Timestamp,
 }
 
 impl Log {
@@ -106,18 +106,17 @@ impl Log {
     /// When the file is missing, damaged or no log.
     pub fn open(
         path: &Path,
+        now: Timestamp,
         each: impl FnMut(Entry),
         live: impl FnMut(&Entry) + Send + 'static,
     ) -> Result<Opened, StoreError> {
         let store = Store::open(path)?;
-        let mut nonces = store.nonces()?;
-        let swept = nonces.iter().position(|(nonce, _)| nonce == SWEPT);
-        let swept = swept.map(|place| nonces.swap_remove(place).1);
+        let (nonces, forgotten) = store.nonces(now)?;
         store.state_entries(each)?;
         Ok(Opened {
             log: Self::start(store, Box::new(live))?,
             nonces,
-            swept,
+            forgotten,
         })
     }
 

@@ -16,7 +16,7 @@ use crate::model::{EntryIndex, Purpose, RoleName, Serial, Timestamp, UserName};
 const APPLICATION_ID: i32 = 0x6861_6c6c;
 const SCHEMA_VERSION: i32 = 1;
 /// No request's nonce, but until when nonces were swept. Shorter than any nonce.
-pub(super) const SWEPT: &str = "swept";
+const SWEPT: &str = "swept";
 
 const SCHEMA: &str = "
 CREATE TABLE entries (
@@ -216,18 +216,29 @@ impl Store {
         Ok(())
     }
 
-    /// The nonces that were not swept yet, whatever the clock says now.
-    pub(super) fn nonces(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
+    /// The nonces that have not expired at `now`, and when the last of the others did.
+    pub(super) fn nonces(
+        &self,
+        now: Timestamp,
+    ) -> Result<(Vec<(String, Timestamp)>, Timestamp), StoreError> {
+        let now = now.as_millis() as i64;
+        let expired: Option<i64> = self.connection.query_row(
+            "SELECT max(expires) FROM nonces WHERE expires < ?1",
+            [now],
+            |row| row.get(0),
+        )?;
         let mut statement = self
             .connection
-            .prepare("SELECT nonce, expires FROM nonces")?;
-        let rows = statement.query_map([], |row| {
+            .prepare("SELECT nonce, expires FROM nonces WHERE expires >= ?1")?;
+        let rows = statement.query_map([now], |row| {
             Ok((
                 row.get(0)?,
                 Timestamp::from_millis(row.get::<_, i64>(1)? as u64),
             ))
         })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let nonces = rows.collect::<Result<_, _>>()?;
+        let expired = Timestamp::from_millis(expired.unwrap_or_default() as u64);
+        Ok((nonces, expired))
     }
 
     /// Commits rows and nonces in one transaction; the first row goes to index `next`. When it

@@ -49,7 +49,7 @@ impl Authority {
                 _ => {}
             }
         };
-        let opened = Log::open(&home.database(), each, move |entry| {
+        let opened = Log::open(&home.database(), now, each, move |entry| {
             let live: &RwLock<Directory> = &live;
             live.write()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -106,7 +106,7 @@ impl Authority {
             policy,
             directory: shared,
             changes: Arc::default(),
-            replays: ReplayGuard::new(opened.nonces, opened.swept.unwrap_or_default()),
+            replays: ReplayGuard::new(opened.nonces, opened.forgotten),
             strangers: Throttle::new(),
             known: Throttle::new(),
             log,

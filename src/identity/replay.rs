@@ -1,5 +1,5 @@
 use std::collections::{BTreeSet, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::MAX_SKEW;
 use crate::model::Timestamp;
@@ -16,8 +16,8 @@ pub struct ReplayGuard {
 
 #[derive(Default)]
 struct Seen {
-    nonces: HashSet<String>,
-    expiries: BTreeSet<(Timestamp, String)>,
+    nonces: HashSet<Arc<str>>,
+    expiries: BTreeSet<(Timestamp, Arc<str>)>,
     /// No nonce that expired later was ever forgotten.
     forgotten: Timestamp,
 }
@@ -34,16 +34,17 @@ pub enum Spent {
 }
 
 impl ReplayGuard {
-    /// With the nonces that were spent before, and the time before which expired ones are not
-    /// among them.
+    /// With the nonces that were spent before, of which none that expires after `forgotten` is
+    /// missing.
     pub fn new(spent: Vec<(String, Timestamp)>, forgotten: Timestamp) -> Self {
+        let expiries: BTreeSet<(Timestamp, Arc<str>)> = spent
+            .into_iter()
+            .map(|(nonce, expires)| (expires, nonce.into()))
+            .collect();
         Self {
             seen: Mutex::new(Seen {
-                nonces: spent.iter().map(|(nonce, _)| nonce.clone()).collect(),
-                expiries: spent
-                    .into_iter()
-                    .map(|(nonce, expires)| (expires, nonce))
-                    .collect(),
+                nonces: expiries.iter().map(|(_, nonce)| nonce.clone()).collect(),
+                expiries,
                 forgotten,
             }),
         }
@@ -69,8 +70,9 @@ impl ReplayGuard {
         if expires <= seen.forgotten {
             return Spent::Unknown;
         }
-        seen.nonces.insert(nonce.to_owned());
-        seen.expiries.insert((expires, nonce.to_owned()));
+        let nonce: Arc<str> = nonce.into();
+        seen.nonces.insert(Arc::clone(&nonce));
+        seen.expiries.insert((expires, nonce));
         Spent::Now
     }
 
@@ -113,6 +115,9 @@ mod tests {
         assert_eq!(guard.spend("another", far, far), Spent::Now);
         let after = signed.plus(seconds(5));
         assert_eq!(guard.spend("mine", signed, after), Spent::Unknown);
+        // Nor does a restart in between, whatever was still on disk.
+        let restarted = ReplayGuard::new(Vec::new(), ReplayGuard::expiry(signed));
+        assert_eq!(restarted.spend("mine", signed, after), Spent::Unknown);
         // And none is refused that was signed later.
         assert_eq!(guard.spend("next", after, after), Spent::Now);
     }
