@@ -85,7 +85,8 @@ pub struct Opened {
     pub log: Log,
     /// Nonces that could still be replayed.
     pub nonces: Vec<(String, Timestamp)>,
-    /// No nonce that expires later is missing among them.
+    /// No nonce that expires later is missing among them. After the time of the opening, when a
+    /// clock that was ahead has swept away some that count.
     pub forgotten: Timestamp,
 }
 
@@ -111,7 +112,8 @@ impl Log {
         live: impl FnMut(&Entry) + Send + 'static,
     ) -> Result<Opened, StoreError> {
         let store = Store::open(path)?;
-        let (nonces, forgotten) = store.nonces(now)?;
+        let nonces = store.nonces(now)?;
+        let forgotten = store.forgotten(now)?;
         store.state_entries(each)?;
         Ok(Opened {
             log: Self::start(store, Box::new(live))?,

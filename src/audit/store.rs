@@ -216,29 +216,26 @@ impl Store {
         Ok(())
     }
 
-    /// The nonces that have not expired at `now`, and when the last of the others did.
-    pub(super) fn nonces(
-        &self,
-        now: Timestamp,
-    ) -> Result<(Vec<(String, Timestamp)>, Timestamp), StoreError> {
-        let now = now.as_millis() as i64;
-        let expired: Option<i64> = self.connection.query_row(
-            "SELECT max(expires) FROM nonces WHERE expires < ?1",
-            [now],
-            |row| row.get(0),
-        )?;
+    /// The nonces that have not expired at `now`.
+    pub(super) fn nonces(&self, now: Timestamp) -> Result<Vec<(String, Timestamp)>, StoreError> {
         let mut statement = self
             .connection
-            .prepare("SELECT nonce, expires FROM nonces WHERE expires >= ?1")?;
-        let rows = statement.query_map([now], |row| {
-            Ok((
-                row.get(0)?,
-                Timestamp::from_millis(row.get::<_, i64>(1)? as u64),
-            ))
+            .prepare("SELECT nonce, expires FROM nonces WHERE expires >= ?1 AND nonce <> ?2")?;
+        let rows = statement.query_map(params![now.as_millis() as i64, SWEPT], |row| {
+            Ok((row.get(0)?, timestamp(row.get(1)?)))
         })?;
-        let nonces = rows.collect::<Result<_, _>>()?;
-        let expired = Timestamp::from_millis(expired.unwrap_or_default() as u64);
-        Ok((nonces, expired))
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// When the last nonce expired that is not among [`Self::nonces`] any more. After `now`, when
+    /// a clock that was ahead has swept away some that count.
+    pub(super) fn forgotten(&self, now: Timestamp) -> Result<Timestamp, StoreError> {
+        let latest: Option<i64> = self.connection.query_row(
+            "SELECT max(expires) FROM nonces WHERE expires < ?1 OR nonce = ?2",
+            params![now.as_millis() as i64, SWEPT],
+            |row| row.get(0),
+        )?;
+        Ok(timestamp(latest.unwrap_or_default()))
     }
 
     /// Commits rows and nonces in one transaction; the first row goes to index `next`. When it
@@ -425,6 +422,10 @@ impl Reader {
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
+}
+
+fn timestamp(millis: i64) -> Timestamp {
+    Timestamp::from_millis(millis as u64)
 }
 
 fn parse(index: i64, body: &str) -> Result<Entry, StoreError> {

@@ -106,7 +106,7 @@ impl Authority {
             policy,
             directory: shared,
             changes: Arc::default(),
-            replays: ReplayGuard::new(opened.nonces, opened.forgotten),
+            replays: ReplayGuard::new(opened.nonces, opened.forgotten, now),
             strangers: Throttle::new(),
             known: Throttle::new(),
             log,

@@ -36,7 +36,10 @@ pub enum Spent {
 impl ReplayGuard {
     /// With the nonces that were spent before, of which none that expires after `forgotten` is
     /// missing.
-    pub fn new(spent: Vec<(String, Timestamp)>, forgotten: Timestamp) -> Self {
+    pub fn new(spent: Vec<(String, Timestamp)>, forgotten: Timestamp, now: Timestamp) -> Self {
+        // Forgotten by a clock that was ahead: then nothing is taken that was signed before `now`,
+        // but what is signed from now on.
+        let forgotten = forgotten.min(Self::expiry(now));
         let expiries: BTreeSet<(Timestamp, Arc<str>)> = spent
             .into_iter()
             .map(|(nonce, expires)| (expires, nonce.into()))
@@ -97,7 +100,7 @@ mod tests {
     fn a_nonce_is_good_once_for_as_long_as_its_request_could_be_taken() {
         let signed = Timestamp::from_secs(1_000_000);
         let old = vec![("old".to_owned(), ReplayGuard::expiry(signed))];
-        let guard = ReplayGuard::new(old, Timestamp::default());
+        let guard = ReplayGuard::new(old, Timestamp::default(), signed);
         assert_eq!(guard.spend("old", signed, signed), Spent::Before, "restart");
         assert_eq!(guard.spend("new", signed, signed), Spent::Now);
         for later in [0, 1, 60, 120] {
@@ -109,15 +112,23 @@ mod tests {
     #[test]
     fn a_clock_that_jumps_and_is_set_right_makes_no_request_good_again() {
         let signed = Timestamp::from_secs(1_000_000);
-        let guard = ReplayGuard::new(Vec::new(), Timestamp::default());
+        let guard = ReplayGuard::new(
+            Vec::new(),
+            Timestamp::default(),
+            Timestamp::from_secs(1_000_000),
+        );
         assert_eq!(guard.spend("mine", signed, signed), Spent::Now);
         let far = signed.plus(seconds(100_000));
         assert_eq!(guard.spend("another", far, far), Spent::Now);
         let after = signed.plus(seconds(5));
         assert_eq!(guard.spend("mine", signed, after), Spent::Unknown);
         // Nor does a restart in between, whatever was still on disk.
-        let restarted = ReplayGuard::new(Vec::new(), ReplayGuard::expiry(signed));
-        assert_eq!(restarted.spend("mine", signed, after), Spent::Unknown);
+        for forgotten in [ReplayGuard::expiry(signed), far] {
+            let restarted = ReplayGuard::new(Vec::new(), forgotten, after);
+            assert_eq!(restarted.spend("mine", signed, after), Spent::Unknown);
+            let next = after.plus(seconds(1));
+            assert_eq!(restarted.spend("next", next, next), Spent::Now);
+        }
         // And none is refused that was signed later.
         assert_eq!(guard.spend("next", after, after), Spent::Now);
     }
@@ -125,7 +136,11 @@ mod tests {
     #[test]
     fn what_has_expired_is_forgotten() {
         let start = Timestamp::from_secs(1_000_000);
-        let guard = ReplayGuard::new(Vec::new(), Timestamp::default());
+        let guard = ReplayGuard::new(
+            Vec::new(),
+            Timestamp::default(),
+            Timestamp::from_secs(1_000_000),
+        );
         for n in 0..100 {
             assert_eq!(guard.spend(&format!("nonce-{n}"), start, start), Spent::Now);
         }
