@@ -173,11 +173,8 @@ impl Authority {
     /// Reads the body of an identified request.
     fn parse<T: DeserializeOwned>(&self, request: &SignedRequest) -> Result<T, Refusal> {
         // What a message quotes is answered and logged; this must not be.
-        if request
-            .body
-            .windows(11)
-            .any(|bytes| bytes == b"PRIVATE KEY")
-        {
+        const KEY: &[u8] = b"PRIVATE KEY-----";
+        if request.body.windows(KEY.len()).any(|bytes| bytes == KEY) {
             let error = crate::certificate::SubjectError::PrivateKey;
             return Err(Refusal::illegal(format!("the body: {error}")));
         }

@@ -301,7 +301,9 @@ struct EntriesQuery {
 async fn entries(State(authority): Shared, uri: Uri, signed: Signed) -> Answer<AuditPage> {
     let Query(query) = Query::<EntriesQuery>::try_from_uri(&uri).map_err(|error| {
         let text = error.body_text();
-        let what = text.rsplit("query string: ").next().unwrap_or(&text);
+        let what = text
+            .split_once("query string: ")
+            .map_or(&*text, |(_, what)| what);
         illegal(format!("the query: {what}"))
     })?;
     let limit = query.limit.unwrap_or(DEFAULT_PAGE);

@@ -1,4 +1,4 @@
-//! Who can read or change a file. Whoever can is whoever it belongs to, whatever its mode says now.
+//! Who can read or change a file. Its owner always can: a mode is the owner's to change.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;

@@ -190,6 +190,10 @@ fn what_a_requester_writes_is_cut_and_a_private_key_never_logged() {
     assert_eq!(status, 400);
     assert!(detail.contains("must never leave its machine"), "{detail}");
     assert!(!detail.contains("OPENSSH"), "{detail}");
+    // The words alone are no key.
+    let (status, _, detail) = post(json!({"role": "PRIVATE KEY"}).to_string()).problem();
+    assert_eq!(status, 400);
+    assert!(detail.starts_with("role: "), "{detail}");
     // And in a path, with what would turn a terminal over.
     bob.asks(&ca, "GET", &format!("/v1/users/{}", "x".repeat(5000)))
         .send();
