@@ -1,5 +1,8 @@
-//! What is asked for in `request`, `ssh` and `psql`.
+//! What is asked for in `request`, `ssh` and `psql`, and how the latter two take the rest.
 
+use std::ffi::OsString;
+
+use super::ClientArgs;
 use crate::client::Ask;
 use crate::model::{Purpose, Reason, RoleName, Ttl};
 
@@ -24,5 +27,34 @@ impl AskArgs {
             reason: self.reason,
             ttl: self.ttl,
         }
+    }
+}
+
+/// What `hallpass ssh` and `hallpass psql` take before the program's own arguments.
+#[derive(clap::Args)]
+pub(super) struct RunArgs {
+    /// The role
+    #[arg(long)]
+    role: RoleName,
+    #[command(flatten)]
+    ask: AskArgs,
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+    /// Print help; -h is for the program
+    #[arg(long, action = clap::ArgAction::HelpLong)]
+    help: Option<bool>,
+    /// What the program is given, unchanged
+    #[arg(
+        value_name = "ARGUMENTS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub(super) arguments: Vec<OsString>,
+}
+
+impl RunArgs {
+    /// What to ask for, and the program's own arguments.
+    pub(super) fn split(self) -> (Ask, Vec<OsString>) {
+        (self.ask.of(self.role), self.arguments)
     }
 }

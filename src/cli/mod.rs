@@ -161,7 +161,7 @@ mod tests {
         {
             Ok(Cli {
                 command: Command::Ssh(args),
-            }) => args.arguments,
+            }) => args.run.arguments,
             Ok(_) => panic!("another command"),
             Err(error) => panic!("{error}"),
         };

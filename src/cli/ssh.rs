@@ -1,12 +1,8 @@
 //! `hallpass ssh`
 
-use std::ffi::OsString;
-
-use super::ClientArgs;
-use super::ask::AskArgs;
+use super::ask::RunArgs;
 use super::failure::Failure;
 use crate::client::{self, Sessions};
-use crate::model::RoleName;
 
 /// Run ssh with a fresh certificate
 ///
@@ -23,27 +19,13 @@ Examples:
   rsync -e 'hallpass ssh --role deploy --purpose deploy --' -a site/ deploy@app-1:site/"
 )]
 pub(super) struct Args {
-    /// The role
-    #[arg(long)]
-    role: RoleName,
     #[command(flatten)]
-    ask: AskArgs,
-    #[command(flatten)]
-    client: ClientArgs,
-    /// Print help; -h is for ssh
-    #[arg(long, action = clap::ArgAction::HelpLong)]
-    help: Option<bool>,
-    /// What ssh is given, unchanged
-    #[arg(
-        value_name = "SSH ARGUMENTS",
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
-    pub(super) arguments: Vec<OsString>,
+    pub(super) run: RunArgs,
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
-    let (folder, api) = args.client.open()?;
-    let session = Sessions::open(&folder, &api)?.ssh(&args.ask.of(args.role))?;
-    Err(client::ssh(&folder, &session, &args.arguments).into())
+    let (folder, api) = args.run.client.open()?;
+    let (ask, arguments) = args.run.split();
+    let session = Sessions::open(&folder, &api)?.ssh(&ask)?;
+    Err(client::ssh(&folder, &session, &arguments).into())
 }
