@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 use ssh_key::PrivateKey;
 
-use crate::support::{Answer, Ca, Folder, Person, Request, exchange, run};
+use crate::support::{Answer, Ca, Folder, P256, Person, Request, exchange, make_csr, run};
 
 /// A body of a request for an SSH certificate, proof and all, with changes.
 fn ssh(ca: &Ca, person: &Person, changes: Value) -> Answer {
@@ -321,7 +321,7 @@ fn the_api_says_what_is_wrong_with_a_request_for_a_certificate() {
         "400 illegal-request: the body: send a JSON object",
     );
 
-    let good = csr(&["ec", "-pkeyopt", "ec_paramgen_curve:P-256"], &[]);
+    let good = csr(&P256, &[]);
     let mut forged = good.clone();
     // Within the signature, at the end of the DER.
     let at = forged.find("-----END").unwrap() - 12;
@@ -884,16 +884,8 @@ fn made(kind: &[&str]) -> String {
 /// A CSR by OpenSSL.
 fn csr(kind: &[&str], options: &[&str]) -> String {
     let folder = Folder::new();
-    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-    let (key, csr) = (path("key"), path("csr"));
-    let rest = ["-keyout", &key, "-out", &csr];
-    let made = ["req", "-new", "-nodes", "-subj", "/CN=x", "-newkey"];
-    run(
-        "openssl",
-        made.iter().chain(kind).chain(options).chain(&rest),
-    )
-    .ok();
-    fs::read_to_string(path("csr")).unwrap()
+    make_csr(&folder, "x", kind, options);
+    fs::read_to_string(folder.join("x.csr")).unwrap()
 }
 
 /// `ssh-keygen -t dsa` of an OpenSSH that still made them.

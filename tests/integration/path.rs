@@ -202,13 +202,7 @@ fn ssh_sees_the_terminal_it_was_started_on() {
         words.join(" ")
     );
     // script(1) gives it a terminal.
-    let mut script = Command::new("script");
-    for (name, value) in bob.command().get_envs() {
-        match value {
-            Some(value) => script.env(name, value),
-            None => script.env_remove(name),
-        };
-    }
+    let mut script = bob.program("script");
     let said = Ran::of(script.args(["-qec", &line, "/dev/null"])).ok();
     assert!(said.contains("/dev/pts/"), "{said}");
     assert!(said.contains("33 77"), "{said}");
@@ -265,13 +259,7 @@ fn scp_sftp_rsync_and_forwarding_work_on_requested_files() {
         env!("CARGO_BIN_EXE_hallpass")
     );
     let to = format!("{host}:{}", place("by-hallpass"));
-    let mut rsync = Command::new("rsync");
-    for (name, value) in bob.command().get_envs() {
-        match value {
-            Some(value) => rsync.env(name, value),
-            None => rsync.env_remove(name),
-        };
-    }
+    let mut rsync = bob.program("rsync");
     Ran::of(rsync.args(["-a", "-e", &own, file.to_str().unwrap(), &to])).ok();
     assert_eq!(
         fs::read_to_string(place("by-hallpass")).unwrap(),

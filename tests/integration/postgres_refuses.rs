@@ -11,7 +11,7 @@ use hallpass::keys::{KeyKind, KeyStore, Passphrase};
 use hallpass::model::{EntryIndex, Serial};
 use zeroize::Zeroizing;
 
-use crate::support::{Ca, Folder, Home, PASSPHRASE, Postgres, Ran, run, wait_until};
+use crate::support::{Ca, Folder, Home, P256, PASSPHRASE, Postgres, Ran, make_csr, wait_until};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -27,23 +27,7 @@ impl Forger {
         let keys = KeyStore::open(&home.path().join("keys"), &passphrase).unwrap();
         let issuing = keys.signer(KeyKind::X509Issuing).unwrap();
         let folder = Folder::new();
-        let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-        let csr = [
-            "req",
-            "-new",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-keyout",
-            &path("key"),
-            "-out",
-            &path("csr"),
-            "-subj",
-            "/",
-        ];
-        run("openssl", csr).ok();
+        make_csr(&folder, "client", &P256, &[]);
         Self {
             ca: IssuingCa::new(&issuing.public, issuing.signer).unwrap(),
             folder,
@@ -51,7 +35,7 @@ impl Forger {
     }
 
     fn certificate(&self, user: &str, validity: Validity) -> PathBuf {
-        let csr = fs::read_to_string(self.folder.join("csr")).unwrap();
+        let csr = fs::read_to_string(self.folder.join("client.csr")).unwrap();
         let grant = ClientGrant {
             subject: &CsrSubject::from_pem(&csr).unwrap(),
             serial: Serial::new(7).unwrap(),
@@ -74,7 +58,7 @@ fn expired_early_wrong_user_wrong_ca_and_server_certificates() {
     let postgres = Postgres::start(&ca);
     let forger = Forger::with(&ca.home);
     let root = ca.home.path().join("keys/x509-root-1.pem");
-    let key = forger.folder.join("key");
+    let key = forger.folder.join("client.key");
     let now = now();
     let good = Validity {
         after: now.minus(HOUR),
@@ -120,13 +104,13 @@ fn expired_early_wrong_user_wrong_ca_and_server_certificates() {
     let ran = postgres.psql(
         "patients_read",
         &certificate,
-        &other.folder.join("key"),
+        &other.folder.join("client.key"),
         &root,
     );
     refused(&ran, "unknown ca", not_verified);
 
     // A server's certificate whose CN is the database user.
-    let csr = forger.folder.join("csr");
+    let csr = forger.folder.join("client.csr");
     let arguments = [
         "host-cert",
         "tls",
@@ -135,7 +119,7 @@ fn expired_early_wrong_user_wrong_ca_and_server_certificates() {
         "maintenance",
     ];
     ca.admin().hallpass(arguments).ok();
-    let certificate = forger.folder.join("csr.crt");
+    let certificate = forger.folder.join("client.crt");
     let ran = postgres.psql("maintenance", &certificate, &key, &root);
     refused(&ran, "alert", not_verified);
 

@@ -2,7 +2,6 @@
 //! opens the door, and is signed by the CA's own key where the CA itself would never sign it.
 
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use hallpass::certificate::{SshCa, SshHostGrant, SshUserGrant, Validity};
@@ -75,18 +74,7 @@ impl Forger {
         self.person.folder.write("key-cert.pub", certificate);
         let agent = Agent::start();
         agent.add(&self.person.folder.join("key"));
-        agent.run(
-            Command::new("ssh")
-                .args(["-F", "none", "-o", "BatchMode=yes"])
-                .args([
-                    "-o",
-                    "StrictHostKeyChecking=no",
-                    "-o",
-                    "UserKnownHostsFile=/dev/null",
-                ])
-                .args(sshd.target())
-                .arg("echo in"),
-        )
+        agent.run(&mut sshd.ssh::<&str>([]))
     }
 }
 
@@ -206,28 +194,9 @@ fn a_certificate_that_was_good_a_moment_ago_is_refused_when_it_has_ended() {
     let sshd = Sshd::start(&ca, &["operator"]);
     bob.request("server-operator --purpose incident --reason=x --ttl 5s --out access");
     let login = || {
-        let options = [
-            "-F",
-            "none",
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            "StrictHostKeyChecking=no",
-        ];
-        Ran::of(
-            Command::new("ssh")
-                .args(options)
-                .args([
-                    "-o",
-                    "UserKnownHostsFile=/dev/null",
-                    "-o",
-                    "IdentitiesOnly=yes",
-                    "-i",
-                ])
-                .arg(bob.folder.join("access/server-operator"))
-                .args(sshd.target())
-                .arg("echo in"),
-        )
+        let key = bob.folder.join("access/server-operator");
+        let key = key.to_str().unwrap();
+        Ran::of(&mut sshd.ssh(["-i", key, "-o", "IdentitiesOnly=yes"]))
     };
     assert_eq!(login().ok(), "in\n");
     std::thread::sleep(Duration::from_secs(6));

@@ -2,6 +2,7 @@
 
 mod agent;
 mod ca;
+mod csr;
 mod folder;
 mod postgres;
 mod ran;
@@ -10,6 +11,7 @@ mod sshd;
 
 pub(crate) use agent::Agent;
 pub(crate) use ca::{Ca, Home, PASSPHRASE, Person, serve_fails};
+pub(crate) use csr::{P256, make_csr};
 pub(crate) use folder::{Folder, free_port, is_root, own_name, wait_until};
 pub(crate) use postgres::Postgres;
 pub(crate) use ran::{Ran, run};

@@ -3,7 +3,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::{Ca, Folder, Ran, free_port, is_root, run, wait_until};
+use super::{Ca, Folder, P256, Ran, free_port, is_root, make_csr, run, wait_until};
 
 /// A stock PostgreSQL, set up as docs/hosts.md says, in a folder of its own.
 pub(crate) struct Postgres {
@@ -36,22 +36,7 @@ impl Postgres {
         Ran::of(as_postgres(&program("initdb")).args(initdb).arg(&data)).ok();
 
         let admin = ca.admin();
-        let csr = [
-            "req",
-            "-new",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-keyout",
-            &path("server.key"),
-            "-out",
-            &path("server.csr"),
-            "-subj",
-            "/CN=db-1",
-        ];
-        run("openssl", csr).ok();
+        make_csr(&folder, "server", &P256, &[]);
         admin
             .hallpass([
                 "host-cert",

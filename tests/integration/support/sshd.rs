@@ -1,3 +1,4 @@
+use std::ffi::OsStr;
 use std::fs;
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -92,6 +93,18 @@ impl Sshd {
 
     pub(crate) fn log_path(&self) -> PathBuf {
         self.folder.join("sshd.log")
+    }
+
+    /// Stock `ssh` with nothing from anybody's configuration, which runs `echo in`.
+    pub(crate) fn ssh<A: AsRef<OsStr>>(&self, options: impl IntoIterator<Item = A>) -> Command {
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-F", "none", "-o", "BatchMode=yes"])
+            .args(["-o", "StrictHostKeyChecking=no"])
+            .args(["-o", "UserKnownHostsFile=/dev/null"])
+            .args(options)
+            .args(self.target())
+            .arg("echo in");
+        ssh
     }
 
     /// `-p PORT ACCOUNT@127.0.0.1`
