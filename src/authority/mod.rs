@@ -78,7 +78,11 @@ impl Authority {
 
     /// Waits until the log has what was handed to it, and closes it.
     pub fn close(self) {
-        self.log.close();
+        let Self { log, reader, .. } = self;
+        // The last to close the database brings the write-ahead log into it and removes that, which
+        // a reader may not.
+        drop(reader);
+        log.close();
     }
 
     /// Finds who signed the request, and logs it when nobody did.

@@ -82,6 +82,9 @@ fn a_restored_backup_gives_out_no_serial_again() {
     drop(log);
     let mut serials: std::collections::HashSet<String> = (0..50).map(|_| issue(&ca)).collect();
     let home = ca.stop();
+    // Left behind, it would be taken for the backup's.
+    let wal = format!("{}-wal", home.database().display());
+    assert!(!std::path::Path::new(&wal).exists());
     std::fs::rename(backup, home.database()).unwrap();
     crate::support::run("chmod", ["600", home.database().to_str().unwrap()]).ok();
     let ca = Ca::on(home);
