@@ -89,7 +89,10 @@ async fn serve(listener: TcpListener, authority: Authority, config: Config) -> R
         // Nobody may be reading.
         std::io::stdout().flush().ok();
     };
-    http::serve(listener, Arc::clone(&authority), options, ready, stop())
+    // Caught before anybody is told that it listens: who then stops it at once is not left with
+    // requests that broke off.
+    let stop = stop();
+    http::serve(listener, Arc::clone(&authority), options, ready, stop)
         .await
         .map_err(Failure::config)?;
     // Handlers are done; a connection that was cut off may still hold on to it.
@@ -100,24 +103,26 @@ async fn serve(listener: TcpListener, authority: Authority, config: Config) -> R
     Ok(())
 }
 
-/// Done at SIGTERM or SIGINT.
-async fn stop() {
+/// Done at SIGTERM or SIGINT, which are caught from this call on.
+fn stop() -> impl Future<Output = ()> {
     let signals = signal(SignalKind::terminate())
         .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
-    match signals {
-        Ok((mut terminate, mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+    async {
+        match signals {
+            Ok((mut terminate, mut interrupt)) => {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            }
+            // Then the signals do what they do by default.
+            Err(error) => {
+                tracing::warn!(%error, "signals can't be caught: requests in flight won't finish");
+                std::future::pending::<()>().await;
             }
         }
-        // Then the signals do what they do by default.
-        Err(error) => {
-            tracing::warn!(%error, "signals can't be caught: requests in flight won't finish");
-            std::future::pending::<()>().await;
-        }
+        tracing::info!("stopping");
     }
-    tracing::info!("stopping");
 }
 
 fn start_log(format: LogFormat) {
