@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use hallpass::audit::{Event, Log};
+use hallpass::audit::{Event, Log, NoteSigner};
 use hallpass::certificate::{
     ClientGrant, CsrSubject, IssuingCa, SshCa, SshUserGrant, Validity, parse_public_key,
 };
@@ -80,7 +80,7 @@ pub(crate) fn measure(home: &Home, signer: &Signer, log: &[Event], together: [us
     let ssh_sign = sign_ssh(&ssh_ca, &ssh, event(Kind::Ssh), role(Kind::Ssh));
     let x509_sign = sign_x509(&x509_ca, &x509, event(Kind::X509), role(Kind::X509));
 
-    let committer = Committer::open(home);
+    let committer = Committer::open(home, &keys);
     let commit = |kind| together.map(|together| committer.cpu(event(kind), together));
     let floor = Floor {
         ssh: Parts {
@@ -210,10 +210,13 @@ struct Committer {
 }
 
 impl Committer {
-    fn open(home: &Home) -> Self {
-        let opened = Log::open(&home.home.database(), now(), |_| {}, |_| {}).expect("the log");
+    fn open(home: &Home, keys: &KeyStore) -> Self {
+        let key = keys.signer(KeyKind::Log).expect("the log's key");
+        let signer = NoteSigner::open(&key).expect("the log's key");
+        let opened = Log::open(&home.home.database(), signer.verifier(), now(), |_| {});
+        let log = opened.and_then(|opened| opened.start(signer, |_| {}));
         Self {
-            log: opened.log,
+            log: log.expect("the log"),
             runtime: tokio::runtime::Builder::new_current_thread()
                 .build()
                 .expect("a runtime"),

@@ -13,7 +13,7 @@ use std::process::Command;
 use hallpass::audit::{Entry, Event, Filter, Reader};
 use hallpass::authority;
 use hallpass::keys::Passphrase;
-use hallpass::model::{EntryIndex, NewUser};
+use hallpass::model::NewUser;
 
 use crate::client::{Connection, Signer};
 use crate::server::Server;
@@ -115,12 +115,9 @@ impl Home {
         let mut filter = Filter::default();
         let mut issued = Vec::new();
         loop {
-            let page = reader.list(&filter, PAGE).expect("entries");
-            let Some((last, _)) = page.last() else {
-                return issued;
-            };
-            filter.from = EntryIndex(last.0 + 1);
-            let entries = page
+            let found = reader.list(&filter, PAGE).expect("entries");
+            let entries = found
+                .entries
                 .iter()
                 .map(|(_, body)| serde_json::from_str::<Entry>(body).expect("an entry"));
             issued.extend(
@@ -128,6 +125,10 @@ impl Home {
                     .map(|entry| entry.event)
                     .filter(|event| matches!(event, Event::CertificateIssued { .. })),
             );
+            let Some(next) = found.next else {
+                return issued;
+            };
+            filter.from = next;
         }
     }
 

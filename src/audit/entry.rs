@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -41,12 +40,27 @@ pub enum Event {
         /// The time of the entry before.
         newest: Timestamp,
     },
-    /// A policy set that was not in force before came into force.
+    /// A piece of a policy set that is about to come into force: all of its text is kept, so that
+    /// an old decision can be explained.
+    PolicyText {
+        /// The set's digest.
+        policy_set: String,
+        /// The file's name.
+        file: String,
+        /// Which piece of the file it is, counted from 1.
+        part: usize,
+        /// Of how many.
+        parts: usize,
+        /// The piece.
+        text: String,
+    },
+    /// A policy set that was not in force before came into force. Its text stands in the entries
+    /// before.
     PolicyLoaded {
         /// Its digest, as certificates' entries name it.
         policy_set: String,
-        /// Its files by name, whole, so that an old decision can be explained.
-        files: BTreeMap<String, String>,
+        /// Its files.
+        files: Vec<String>,
     },
     /// A user was enrolled.
     UserEnrolled {
@@ -288,6 +302,7 @@ impl Event {
             Self::AuthorityCreated { .. }
             | Self::ServerStarted { .. }
             | Self::ClockCorrected { .. }
+            | Self::PolicyText { .. }
             | Self::PolicyLoaded { .. }
             | Self::ServerCertificateIssued { .. }
             | Self::UnauthenticatedRefused { .. }
@@ -301,6 +316,7 @@ impl Event {
             Self::AuthorityCreated { .. } => "authority-created",
             Self::ServerStarted { .. } => "server-started",
             Self::ClockCorrected { .. } => "clock-corrected",
+            Self::PolicyText { .. } => "policy-text",
             Self::PolicyLoaded { .. } => "policy-loaded",
             Self::UserEnrolled { .. } => "user-enrolled",
             Self::UserDisabled { .. } => "user-disabled",

@@ -4,10 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
 
-use super::store::{Row, Store};
-use super::{Entry, Event, StoreError};
+use super::checkpoint::{Checkpoint, NoteSigner, VerifierKey};
+use super::proof::Hashes;
+use super::store::{Commit, End, Row, Store};
+use super::tree::{Frontier, Hash, Recent};
+use super::{Entry, Event, ProofError, StoreError};
 use crate::model::{EntryIndex, Serial, Timestamp};
 
 /// How many requests may wait for the disk. Past it, requests are turned away at once.
@@ -32,6 +35,8 @@ pub struct Log {
     waiting: Arc<Semaphore>,
     writer: mpsc::UnboundedSender<Message>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// The newest checkpoint.
+    newest: watch::Receiver<Option<Checkpoint>>,
     /// The last answer to whether the log can be written.
     checked: tokio::sync::Mutex<Option<(Instant, Result<(), LogError>)>>,
 }
@@ -51,7 +56,7 @@ struct Numbering {
 enum Message {
     Entry {
         generation: u64,
-        row: Result<Row, String>,
+        row: Row,
         waiting: Waiting,
     },
     /// A request that leaves no entry, but whose nonce must be spent for good.
@@ -68,7 +73,7 @@ enum Message {
 #[derive(Default)]
 struct Waiting {
     /// Nobody waits for a dropped slot.
-    done: Option<oneshot::Sender<Result<(), LogError>>>,
+    done: Option<oneshot::Sender<Result<Option<Arc<Committed>>, LogError>>>,
     nonce: Option<(String, Timestamp)>,
     /// What the log's owner must take in once it is committed.
     change: Option<Box<Entry>>,
@@ -79,10 +84,10 @@ struct Waiting {
 /// What takes in each committed entry that [changes state](Event::changes_state).
 type Live = Box<dyn FnMut(&Entry) + Send>;
 
-/// What a log held when it was opened.
+/// A log that was read and checked, and is not written to yet.
 pub struct Opened {
-    /// The log.
-    pub log: Log,
+    store: Store,
+    end: End,
     /// Nonces that could still be replayed.
     pub nonces: Vec<(String, Timestamp)>,
     /// No nonce that expires later is missing among them. After the time of the opening, when a
@@ -90,52 +95,71 @@ pub struct Opened {
     pub forgotten: Timestamp,
 }
 
+impl Opened {
+    /// Begins to write, with the key that signs the log's checkpoints. From then on `live` gets
+    /// each entry that changes state, once it is committed and before its [`Slot::commit`] returns,
+    /// also when nobody waits for that any more.
+    ///
+    /// # Errors
+    /// When there is no thread for it.
+    pub fn start(
+        self,
+        key: NoteSigner,
+        live: impl FnMut(&Entry) + Send + 'static,
+    ) -> Result<Log, StoreError> {
+        Log::start(self.store, self.end, key, Box::new(live))
+    }
+}
+
 impl Log {
     /// Makes an empty log.
     ///
     /// # Errors
     /// When the file exists or can't be written.
-    pub fn create(path: &Path) -> Result<Self, StoreError> {
-        Self::start(Store::create(path)?, Box::new(|_| {}))
+    pub fn create(path: &Path, key: NoteSigner) -> Result<Self, StoreError> {
+        let store = Store::create(path)?;
+        let end = store.end(key.verifier())?;
+        Self::start(store, end, key, Box::new(|_| {}))
     }
 
-    /// Opens a log and gives the entries that state is rebuilt from to `each`. From then on `live`
-    /// gets each entry that changes state, once it is committed and before its [`Slot::commit`]
-    /// returns, also when nobody waits for that any more.
+    /// Opens a log, checks it against the key of its checkpoints, and gives the entries that state
+    /// is rebuilt from to `each`.
     ///
     /// # Errors
-    /// When the file is missing, damaged or no log.
+    /// When the file is missing, damaged, no log, or not what the newest checkpoint was signed for.
     pub fn open(
         path: &Path,
+        key: &VerifierKey,
         now: Timestamp,
         each: impl FnMut(Entry),
-        live: impl FnMut(&Entry) + Send + 'static,
     ) -> Result<Opened, StoreError> {
         let store = Store::open(path)?;
-        let nonces = store.nonces(now)?;
-        let forgotten = store.forgotten(now)?;
-        store.state_entries(each)?;
+        let end = store.end(key)?;
+        store.state_entries(end.checkpoint.as_ref(), each)?;
         Ok(Opened {
-            log: Self::start(store, Box::new(live))?,
-            nonces,
-            forgotten,
+            nonces: store.nonces(now)?,
+            forgotten: store.forgotten(now)?,
+            store,
+            end,
         })
     }
 
-    fn start(store: Store, live: Live) -> Result<Self, StoreError> {
-        let end = store.end()?;
+    fn start(store: Store, end: End, key: NoteSigner, live: Live) -> Result<Self, StoreError> {
         let numbering = Arc::new(Mutex::new(Numbering {
             generation: 0,
-            next: end.length,
+            next: end.tree.size(),
             last_serial: end.last_serial,
             last_time: end.last_time,
             failure: None,
         }));
         let (sender, receiver) = mpsc::unbounded_channel();
+        let (newest, watching) = watch::channel(end.checkpoint);
         let writer = Writer {
             store,
+            key,
             numbering: Arc::clone(&numbering),
-            next: end.length,
+            tree: end.tree,
+            newest,
             early: BTreeMap::new(),
             swept: Timestamp::default(),
             live,
@@ -152,8 +176,14 @@ impl Log {
             waiting: Arc::new(Semaphore::new(QUEUE)),
             writer: sender,
             thread: Mutex::new(Some(thread)),
+            newest: watching,
             checked: tokio::sync::Mutex::default(),
         })
+    }
+
+    /// The newest checkpoint, from now on. It changes with each commit.
+    pub fn newest(&self) -> watch::Receiver<Option<Checkpoint>> {
+        self.newest.clone()
     }
 
     fn permit(&self) -> Result<OwnedSemaphorePermit, LogError> {
@@ -245,7 +275,10 @@ impl Log {
         self.writer
             .send(message(waiting))
             .map_err(|_| LogError::Stopped)?;
-        answer.await.unwrap_or(Err(LogError::Stopped))
+        match answer.await {
+            Ok(outcome) => outcome.map(|_| ()),
+            Err(_) => Err(LogError::Stopped),
+        }
     }
 
     /// Waits until everything handed over is on disk, and closes the file.
@@ -303,7 +336,7 @@ impl Slot {
         self,
         event: Event,
         nonce: Option<(String, Timestamp)>,
-    ) -> Result<(), LogError> {
+    ) -> Result<Place, LogError> {
         self.commit_holding(event, nonce, None).await
     }
 
@@ -317,7 +350,7 @@ impl Slot {
         event: Event,
         nonce: Option<(String, Timestamp)>,
         held: Option<Box<dyn Send>>,
-    ) -> Result<(), LogError> {
+    ) -> Result<Place, LogError> {
         let (done, answer) = oneshot::channel();
         let waiting = Waiting {
             done: Some(done),
@@ -325,20 +358,34 @@ impl Slot {
             held,
             ..Waiting::default()
         };
-        self.hand_over(event, waiting)?;
-        answer.await.unwrap_or(Err(LogError::Stopped))
+        let index = self.index;
+        let leaf = self.hand_over(event, waiting)?;
+        let committed = answer.await.unwrap_or(Err(LogError::Stopped))?;
+        Ok(Place {
+            index,
+            leaf,
+            committed: committed.ok_or(LogError::Stopped)?,
+        })
     }
 
-    fn hand_over(&mut self, event: Event, mut waiting: Waiting) -> Result<(), LogError> {
+    /// Gives the hash of the entry.
+    fn hand_over(&mut self, event: Event, mut waiting: Waiting) -> Result<Hash, LogError> {
         let Some(writer) = self.writer.take() else {
-            return Ok(());
+            return Err(LogError::Stopped);
         };
         let entry = Entry {
             index: self.index,
             time: self.time,
             event,
         };
-        let row = Row::new(&entry).map_err(|error| error.to_string());
+        let row = match Row::new(&entry) {
+            Ok(row) => row,
+            Err(error) => {
+                self.writer = Some(writer);
+                return Err(error);
+            }
+        };
+        let leaf = row.leaf;
         waiting._permit = self.permit.take();
         if entry.event.changes_state() {
             waiting.change = Some(Box::new(entry));
@@ -349,7 +396,8 @@ impl Slot {
                 row,
                 waiting,
             })
-            .map_err(|_| LogError::Stopped)
+            .map_err(|_| LogError::Stopped)?;
+        Ok(leaf)
     }
 }
 
@@ -361,12 +409,45 @@ impl Drop for Slot {
     }
 }
 
+/// Where an entry stands that is on disk.
+pub struct Place {
+    /// Its index.
+    pub index: EntryIndex,
+    /// Its hash.
+    pub leaf: Hash,
+    committed: Arc<Committed>,
+}
+
+impl Place {
+    /// The first checkpoint that covers it.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.committed.checkpoint
+    }
+
+    /// The proof that it is in the log of that checkpoint.
+    ///
+    /// # Errors
+    /// Never, unless the tree was not what it should be.
+    pub fn inclusion(&self) -> Result<Hashes, ProofError> {
+        let Committed { checkpoint, recent } = &*self.committed;
+        Hashes::of_inclusion(self.index, checkpoint.size, recent)
+    }
+}
+
+/// What those have in common whose entries were committed together.
+struct Committed {
+    checkpoint: Checkpoint,
+    recent: Recent,
+}
+
 /// The one thread that writes.
 struct Writer {
     store: Store,
+    key: NoteSigner,
     numbering: Arc<Mutex<Numbering>>,
-    /// The index that the file is ready for.
-    next: u64,
+    /// The tree of what is on disk; its size is the index that the file is ready for.
+    tree: Frontier,
+    newest: watch::Sender<Option<Checkpoint>>,
     /// Entries whose predecessors have not arrived yet.
     early: BTreeMap<u64, (Row, Waiting)>,
     /// Nonces that expired before this were deleted.
@@ -416,12 +497,7 @@ impl Writer {
                     waiting.end(Err(LogError::Overtaken));
                     return;
                 }
-                match row {
-                    Ok(row) => {
-                        self.early.insert(row.index.0, (row, waiting));
-                    }
-                    Err(error) => self.fail(vec![waiting], &error),
-                }
+                self.early.insert(row.index.0, (row, waiting));
             }
             Message::Nonce { nonce, waiting } => {
                 batch.nonces.push(nonce);
@@ -435,7 +511,7 @@ impl Writer {
     }
 
     fn write(&mut self, mut batch: Batch) {
-        let mut next = self.next;
+        let mut next = self.tree.size();
         while let Some((row, waiting)) = self.early.remove(&next) {
             batch.rows.push(row);
             batch.add(waiting);
@@ -444,19 +520,12 @@ impl Writer {
         if batch.waiting.is_empty() {
             return;
         }
-        let sweep = self.sweep_before(&batch.nonces);
-        let Batch {
-            rows,
-            nonces,
-            waiting,
-            probe,
-        } = batch;
-        if let Err(error) = self.store.commit(self.next, &rows, &nonces, sweep, probe) {
-            return self.fail(waiting, &error.to_string());
-        }
-        self.next = next;
-        self.swept = sweep.unwrap_or(self.swept);
-        if !rows.is_empty() || probe {
+        let waiting = std::mem::take(&mut batch.waiting);
+        let written = match self.commit(&batch) {
+            Ok(written) => written,
+            Err(error) => return self.fail(waiting, &error.to_string()),
+        };
+        if written.is_some() || batch.probe {
             let failed = lock(&self.numbering).failure.take().is_some();
             if failed {
                 tracing::info!("the audit log can be written again");
@@ -466,8 +535,39 @@ impl Writer {
             if let Some(entry) = &waiting.change {
                 (self.live)(entry);
             }
-            waiting.end(Ok(()));
+            waiting.end(Ok(written.clone()));
         }
+    }
+
+    /// Brings a batch to disk, with the tree and the checkpoint that it makes.
+    fn commit(&mut self, batch: &Batch) -> Result<Option<Arc<Committed>>, StoreError> {
+        let mut tree = self.tree.clone();
+        let hashes: Vec<Vec<Hash>> = batch.rows.iter().map(|row| tree.append(row.leaf)).collect();
+        let before = self.newest.borrow().clone();
+        let after = if batch.rows.is_empty() {
+            None
+        } else {
+            Some(self.key.checkpoint(tree.size(), tree.root())?)
+        };
+        let sweep = self.sweep_before(&batch.nonces);
+        self.store.commit(&Commit {
+            rows: &batch.rows,
+            next: self.tree.size(),
+            hashes: &hashes,
+            before: before.as_ref(),
+            after: after.as_ref(),
+            nonces: &batch.nonces,
+            sweep,
+            probe: batch.probe,
+        })?;
+        self.swept = sweep.unwrap_or(self.swept);
+        let Some(checkpoint) = after else {
+            return Ok(None);
+        };
+        let recent = Recent::new(&self.tree, hashes.concat());
+        self.tree = tree;
+        self.newest.send_replace(Some(checkpoint.clone()));
+        Ok(Some(Arc::new(Committed { checkpoint, recent })))
     }
 
     /// Before when nonces must have expired to be deleted now, when it is time for that.
@@ -483,7 +583,7 @@ impl Writer {
         {
             let mut numbering = lock(&self.numbering);
             numbering.generation += 1;
-            numbering.next = self.next;
+            numbering.next = self.tree.size();
             numbering.failure = Some(error.to_owned());
         }
         let early = std::mem::take(&mut self.early);
@@ -496,7 +596,7 @@ impl Writer {
 
 impl Waiting {
     /// Lets go of what was held, then tells who waits.
-    fn end(self, outcome: Result<(), LogError>) {
+    fn end(self, outcome: Result<Option<Arc<Committed>>, LogError>) {
         drop(self.held);
         if let Some(done) = self.done {
             // The request may be gone; its entry stands all the same.
@@ -524,6 +624,9 @@ pub enum LogError {
     /// The server ends.
     #[error("the server is stopping: try again in a moment")]
     Stopped,
+    /// The entry can't be written down.
+    #[error("this can't be written to the audit log: {0}")]
+    Illegal(String),
     /// The clock was set back.
     #[error(
         "the server's clock says {now}, but the newest log entry is from {newest}: set the clock \

@@ -1,12 +1,19 @@
 //! The audit log: what happened, in order, for good (45 CFR 164.312(b)).
 //!
 //! It is also the only state there is besides the keys: who is enrolled is what its entries say.
-//! One writer commits; whatever waits is committed together. SQL stands in `store.rs` alone.
+//! One writer commits; whatever waits is committed together, with the Merkle tree over all entries and
+//! a signed checkpoint of it. SQL stands in `store/` alone. docs/log.md specifies all of it.
 
+mod checkpoint;
 mod entry;
 mod log;
+mod proof;
 mod store;
+mod tree;
 
+pub use checkpoint::{Checkpoint, CheckpointError, IllegalKey, NoteKind, NoteSigner, VerifierKey};
 pub use entry::{Actor, Asked, AuthorityKey, Decision, Entry, Event, RecordedCertificate, Refused};
-pub use log::{Log, LogError, Slot};
-pub use store::{Filter, Reader, StoreError};
+pub use log::{Log, LogError, Opened, Place, Slot};
+pub use proof::{EntryProof, Hashes, ProofError};
+pub use store::{Filter, Found, Reader, StoreError, TileRange};
+pub use tree::{Frontier, Hash, record_hash};

@@ -188,15 +188,8 @@ impl Authority {
         record: crate::audit::RecordedCertificate,
         certificate: String,
     ) -> Result<CertificateAnswer, Refusal> {
-        let answer = CertificateAnswer {
-            entry: slot.index(),
-            serial: record.serial,
-            certificate,
-            valid_after: record.valid_after,
-            valid_before: record.valid_before,
-            good_for: names.iter().map(HostName::to_string).collect(),
-            trust: self.trust.clone(),
-        };
+        let (serial, validity) = (record.serial, (record.valid_after, record.valid_before));
+        let good_for = names.iter().map(HostName::to_string).collect();
         let nonce = spent(&requester);
         let by = requester.actor;
         let event = Event::HostCertificateIssued {
@@ -205,8 +198,8 @@ impl Authority {
             decision,
             certificate: record,
         };
-        slot.commit(event, Some(nonce)).await?;
-        Ok(answer)
+        let place = slot.commit(event, Some(nonce)).await?;
+        self.answer(&place, serial, certificate, validity, good_for)
     }
 }
 

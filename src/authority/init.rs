@@ -10,7 +10,10 @@ use ssh_key::PublicKey;
 use super::enrolment::line;
 use super::home::{Config, Home, HomeError};
 use super::now;
-use crate::audit::{AuthorityKey, Event, Log, LogError, StoreError};
+use super::open::log_policy;
+use crate::audit::{
+    AuthorityKey, Event, Log, LogError, NoteKind, NoteSigner, StoreError, VerifierKey,
+};
 use crate::certificate::{
     CertificateError, SshCa, fingerprint_of_pem, issuing_certificate, root_certificate,
 };
@@ -93,7 +96,11 @@ impl Home {
             .map(|(kind, key)| Ok((*kind, public_fingerprint(&key.public)?)))
             .collect::<Result<Inventory, InitError>>()?;
 
-        let log = Log::create(&self.database())?;
+        let log_key = &opened[&KeyKind::Log];
+        let log = Log::create(
+            &self.database(),
+            NoteSigner::open(log_key).ok_or(InitError::LogKey)?,
+        )?;
         let keys = opened
             .iter()
             .map(|(kind, key)| AuthorityKey {
@@ -105,11 +112,7 @@ impl Home {
         log.reserve(now)?
             .commit(Event::AuthorityCreated { version, keys }, None)
             .await?;
-        let loaded = Event::PolicyLoaded {
-            policy_set: policy.digest,
-            files: policy.files,
-        };
-        log.reserve(now)?.commit(loaded, None).await?;
+        log_policy(&log, &policy, now).await?;
         let group: GroupName = ADMINISTRATORS.parse().expect("a legal word");
         let enrolled = Event::UserEnrolled {
             user: admin,
@@ -161,7 +164,14 @@ fn generate(store: &KeyStore, now: Timestamp) -> Result<BTreeMap<KeyKind, Opened
         issuing_certificate(&root.public, root_signer, signer, random_serial()?, now)
             .map_err(InitError::from)
     })?;
+    let origin = log_origin()?;
+    let log = store.generate(KeyKind::Log, |signer| {
+        let signer = NoteSigner::new(&origin, NoteKind::Checkpoint, Arc::clone(signer));
+        let signer = signer.ok_or(InitError::LogKey)?;
+        Ok::<_, InitError>(format!("{}\n", signer.verifier()))
+    })?;
     Ok(BTreeMap::from([
+        (KeyKind::Log, log),
         (KeyKind::SshUser, ssh_user),
         (KeyKind::SshHost, ssh_host),
         (KeyKind::X509Root, root),
@@ -174,14 +184,23 @@ fn ssh_line(signer: &Arc<Signer>) -> Result<String, InitError> {
     Ok(format!("{line}\n"))
 }
 
+/// The name of a log, which no other has: it stands at the head of each checkpoint.
+fn log_origin() -> Result<String, InitError> {
+    let random = u64::from_be_bytes(random_bytes()?);
+    Ok(format!("hallpass/{random:016x}"))
+}
+
 /// The serial number of a CA's own certificate, which is not among those of the log.
 fn random_serial() -> Result<Serial, InitError> {
     let number = u64::from_be_bytes(random_bytes()?) >> 1;
     Ok(Serial::new(number.max(1)).expect("1 to 2^63 - 1"))
 }
 
-/// The fingerprint of a public key line or a certificate.
+/// The fingerprint of a public key line or a certificate; a verifier key as it is.
 fn public_fingerprint(public: &str) -> Result<String, InitError> {
+    if public.parse::<VerifierKey>().is_ok() {
+        return Ok(public.trim_end().to_owned());
+    }
     if public.starts_with("ssh-") {
         let key = PublicKey::from_openssh(public.trim())?;
         return Ok(key_fingerprint(key.key_data()));
@@ -231,6 +250,9 @@ pub enum InitError {
     /// The keys can't be stored.
     #[error(transparent)]
     Keys(#[from] keys::StoreError),
+    /// The log's key is none.
+    #[error("the log's key could not be made")]
+    LogKey,
     /// No key could be made.
     #[error(transparent)]
     Sign(#[from] SignError),

@@ -8,7 +8,7 @@ use ssh_key::SshSig;
 use ssh_key::public::KeyData;
 
 use super::{Authority, Refusal, now, recorded, spent};
-use crate::audit::{Asked, Decision, Event, Slot};
+use crate::audit::{Asked, Decision, Event, Place, Slot};
 use crate::certificate::{
     ClientGrant, CsrSubject, SshUserGrant, SubjectError, Validity, check_ssh_key, parse_public_key,
 };
@@ -17,9 +17,9 @@ use crate::identity::{
 };
 use crate::keys::random_bytes;
 use crate::model::{
-    Access, CertificateAnswer, DatabaseAccess, DatabaseUser, PrincipalName, Purpose, Reason, Role,
-    RoleName, SourceAddress, SshAccess, SshCertificateRequest, Timestamp, Ttl,
-    X509CertificateRequest,
+    Access, CertificateAnswer, DatabaseAccess, DatabaseUser, PrincipalName, Purpose, Reason,
+    Receipt, Role, RoleName, Serial, SourceAddress, SshAccess, SshCertificateRequest, Timestamp,
+    Ttl, X509CertificateRequest,
 };
 
 /// A request within its role's bounds that policy permits.
@@ -319,23 +319,40 @@ impl Authority {
         certificate: String,
         good_for: Vec<String>,
     ) -> Result<CertificateAnswer, Refusal> {
-        let answer = CertificateAnswer {
-            entry: slot.index(),
-            serial: record.serial,
-            certificate,
-            valid_after: record.valid_after,
-            valid_before: record.valid_before,
-            good_for,
-            trust: self.trust.clone(),
-        };
+        let (serial, validity) = (record.serial, (record.valid_after, record.valid_before));
         let event = Event::CertificateIssued {
             by: requester.actor.clone(),
             request: granted.asked,
             decision: granted.decision,
             certificate: record,
         };
-        slot.commit(event, Some(spent(requester))).await?;
-        Ok(answer)
+        let place = slot.commit(event, Some(spent(requester))).await?;
+        self.answer(&place, serial, certificate, validity, good_for)
+    }
+
+    /// What the requester gets, now that the entry is on disk.
+    pub(super) fn answer(
+        &self,
+        place: &Place,
+        serial: Serial,
+        certificate: String,
+        (valid_after, valid_before): (Timestamp, Timestamp),
+        good_for: Vec<String>,
+    ) -> Result<CertificateAnswer, Refusal> {
+        Ok(CertificateAnswer {
+            entry: place.index,
+            serial,
+            certificate,
+            valid_after,
+            valid_before,
+            good_for,
+            receipt: Receipt {
+                leaf_hash: place.leaf.to_string(),
+                inclusion: place.inclusion()?.into(),
+                checkpoint: place.checkpoint().note().to_owned(),
+            },
+            trust: self.trust.clone(),
+        })
     }
 
     async fn decline(

@@ -9,6 +9,7 @@ mod hosts;
 mod init;
 mod issue;
 mod open;
+mod proving;
 mod reading;
 mod refusal;
 mod throttle;
@@ -16,6 +17,7 @@ mod throttle;
 pub use home::{Config, Home, HomeError, LogFormat};
 pub use init::{Created, InitError, Inventory};
 pub use open::{Clock, OpenError};
+pub use reading::Which;
 pub use refusal::Refusal;
 
 use std::net::IpAddr;
@@ -278,7 +280,7 @@ impl Authority {
             Err(error) => return error.into(),
         };
         match slot.commit(event, Some(spent(requester))).await {
-            Ok(()) => refusal,
+            Ok(_) => refusal,
             Err(error) => error.into(),
         }
     }

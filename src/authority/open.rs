@@ -4,11 +4,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::home::{Home, HomeError};
 use super::throttle::Throttle;
 use super::{Authority, now};
-use crate::audit::{Entry, Event, Log, LogError, Reader, StoreError};
+use crate::audit::{Entry, Event, Log, LogError, NoteSigner, Reader, StoreError, VerifierKey};
 use crate::certificate::{CertificateError, IssuingCa, SshCa, fingerprint_of_pem};
 use crate::identity::{Directory, ReplayGuard};
 use crate::keys::{self, KeyKind, KeyStore, Passphrase};
-use crate::model::TrustBundle;
+use crate::model::{Timestamp, TrustBundle};
 use crate::policy::{PolicyError, PolicySet};
 
 /// What is thought of the machine's clock.
@@ -49,12 +49,9 @@ impl Authority {
                 _ => {}
             }
         };
-        let opened = Log::open(&home.database(), now, each, move |entry| {
-            let live: &RwLock<Directory> = &live;
-            live.write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .apply(entry);
-        })?;
+        let log_key = KeyStore::public_in(&home.keys(), KeyKind::Log)?;
+        let verifier: VerifierKey = log_key.parse().map_err(|_| OpenError::LogKey)?;
+        let mut opened = Log::open(&home.database(), &verifier, now, each)?;
         *shared.write().unwrap_or_else(PoisonError::into_inner) = directory;
         let reader = Reader::open(&home.database())?;
 
@@ -72,8 +69,16 @@ impl Authority {
         // The root only ever signs issuing CAs: its key stays sealed.
         let root = store.public(KeyKind::X509Root)?;
         known(KeyKind::X509Root, &root)?;
+        known(KeyKind::Log, &log_key)?;
+        let signer = NoteSigner::open(&store.signer(KeyKind::Log)?).ok_or(OpenError::LogKey)?;
 
-        let log = opened.log;
+        let replays = ReplayGuard::new(std::mem::take(&mut opened.nonces), opened.forgotten, now);
+        let log = opened.start(signer, move |entry| {
+            let live: &RwLock<Directory> = &live;
+            live.write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .apply(entry);
+        })?;
         if clock == Clock::IsRight
             && let Some(newest) = log.correct_clock(now)
         {
@@ -81,11 +86,7 @@ impl Authority {
             log.reserve(now)?.commit(event, None).await?;
         }
         if last_policy_set.as_deref() != Some(policy.digest.as_str()) {
-            let event = Event::PolicyLoaded {
-                policy_set: policy.digest.clone(),
-                files: policy.files.clone(),
-            };
-            log.reserve(now)?.commit(event, None).await?;
+            log_policy(&log, &policy, now).await?;
         }
         let started = Event::ServerStarted {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -97,6 +98,7 @@ impl Authority {
                 ssh_user: vec![openssh(&ssh_user)?],
                 ssh_host: vec![openssh(&ssh_host)?],
                 x509: vec![root.clone()],
+                log: log_key.trim_end().to_owned(),
             },
             ssh_user,
             ssh_host,
@@ -106,7 +108,7 @@ impl Authority {
             policy,
             directory: shared,
             changes: Arc::default(),
-            replays: ReplayGuard::new(opened.nonces, opened.forgotten, now),
+            replays,
             strangers: Throttle::new(),
             known: Throttle::new(),
             log,
@@ -114,6 +116,47 @@ impl Authority {
             _lock: lock,
         })
     }
+}
+
+/// Logs a policy set that comes into force, with all of its text.
+pub(super) async fn log_policy(
+    log: &Log,
+    policy: &PolicySet,
+    now: Timestamp,
+) -> Result<(), LogError> {
+    for (file, text) in &policy.files {
+        let pieces = pieces(text);
+        for (place, piece) in pieces.iter().enumerate() {
+            let event = Event::PolicyText {
+                policy_set: policy.digest.clone(),
+                file: file.clone(),
+                part: place + 1,
+                parts: pieces.len(),
+                text: (*piece).to_owned(),
+            };
+            log.reserve(now)?.commit(event, None).await?;
+        }
+    }
+    let event = Event::PolicyLoaded {
+        policy_set: policy.digest.clone(),
+        files: policy.files.keys().cloned().collect(),
+    };
+    log.reserve(now)?.commit(event, None).await?;
+    Ok(())
+}
+
+/// A text in pieces that each fit an entry, whatever is escaped in them.
+fn pieces(text: &str) -> Vec<&str> {
+    const LONGEST: usize = 8 << 10;
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while rest.len() > LONGEST {
+        let (piece, after) = rest.split_at(rest.floor_char_boundary(LONGEST));
+        pieces.push(piece);
+        rest = after;
+    }
+    pieces.push(rest);
+    pieces
 }
 
 fn open_ssh(
@@ -153,6 +196,11 @@ pub enum OpenError {
         /// Which.
         kind: KeyKind,
     },
+    /// The log's key is none, or not the one beside it.
+    #[error(
+        "keys/log-1.vkey is not the verifier key of keys/log-1.age: restore keys/ from a backup"
+    )]
+    LogKey,
     /// A CA's certificate.
     #[error(transparent)]
     Certificate(#[from] CertificateError),

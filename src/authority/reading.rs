@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use serde_json::value::RawValue;
+
 use super::{Authority, Refusal, now};
 use crate::audit::Filter;
 use crate::identity::{Requester, SignedRequest};
@@ -10,6 +12,15 @@ use crate::model::{
     Role, RoleSummary, Serial, Ttl,
 };
 use crate::policy::AdminAction;
+
+/// An entry by its place or by its certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// By its index.
+    Entry(EntryIndex),
+    /// By its certificate's serial number.
+    Serial(Serial),
+}
 
 impl Authority {
     /// Who the server takes the requester for.
@@ -68,19 +79,21 @@ impl Authority {
             .administrator(request, source, AdminAction::ReadLog, now)
             .await?;
         self.read(&requester).await?;
-        // One more than asked for tells whether there is a next page.
-        let mut found = self.read_log(filter, limit + 1)?;
-        let next = (found.len() > limit).then(|| found[limit].0);
-        found.truncate(limit);
+        // On a thread that may wait for the disk.
+        let found = tokio::task::block_in_place(|| self.reader.list(filter, limit))?;
         let entries = found
+            .entries
             .into_iter()
-            .map(|(_, body)| serde_json::from_str(&body))
+            .map(|(_, body)| RawValue::from_string(body))
             .collect::<Result<_, _>>()
             .map_err(|error| Refusal::Internal(format!("an entry can't be read: {error}")))?;
-        Ok(AuditPage { entries, next })
+        Ok(AuditPage {
+            entries,
+            next: found.next,
+        })
     }
 
-    /// The entry at an index.
+    /// One entry.
     ///
     /// # Errors
     /// When there is none, or the requester may not read the log.
@@ -88,51 +101,40 @@ impl Authority {
         &self,
         request: &SignedRequest,
         source: IpAddr,
-        index: EntryIndex,
-    ) -> Result<serde_json::Value, Refusal> {
-        let filter = Filter {
-            from: index,
-            ..Filter::default()
-        };
-        self.entries(request, source, &filter, 1)
-            .await?
-            .entries
-            .into_iter()
-            .find(|entry| entry["index"] == index.0)
-            .ok_or_else(|| Refusal::NotFound(format!("the log has no entry {index}")))
+        which: Which,
+    ) -> Result<Box<RawValue>, Refusal> {
+        let (requester, _) = self
+            .administrator(request, source, AdminAction::ReadLog, now())
+            .await?;
+        self.read(&requester).await?;
+        let (_, body) = tokio::task::block_in_place(|| self.find(which))?;
+        RawValue::from_string(body)
+            .map_err(|error| Refusal::Internal(format!("an entry can't be read: {error}")))
     }
 
-    /// The entry of a certificate.
-    ///
-    /// # Errors
-    /// When there is none, or the requester may not read the log.
-    pub async fn entry_of(
-        &self,
-        request: &SignedRequest,
-        source: IpAddr,
-        serial: Serial,
-    ) -> Result<serde_json::Value, Refusal> {
-        let filter = Filter {
-            serial: Some(serial),
-            ..Filter::default()
+    /// Finds an entry. May wait for the disk.
+    pub(super) fn find(&self, which: Which) -> Result<(EntryIndex, String), Refusal> {
+        let filter = match which {
+            Which::Entry(from) => Filter {
+                from,
+                ..Filter::default()
+            },
+            Which::Serial(serial) => Filter {
+                serial: Some(serial),
+                ..Filter::default()
+            },
         };
-        let page = self.entries(request, source, &filter, 1).await?;
-        page.entries.into_iter().next().ok_or_else(|| {
-            Refusal::NotFound(format!(
-                "no certificate with serial {serial} was issued here"
-            ))
-        })
-    }
-
-    /// Reads the log on a thread that may wait for the disk.
-    fn read_log(
-        &self,
-        filter: &Filter,
-        limit: usize,
-    ) -> Result<Vec<(EntryIndex, String)>, Refusal> {
-        Ok(tokio::task::block_in_place(|| {
-            self.reader.list(filter, limit)
-        })?)
+        let found = self.reader.list(&filter, 1)?.entries.into_iter().next();
+        match which {
+            Which::Entry(index) => found
+                .filter(|(found, _)| *found == index)
+                .ok_or_else(|| Refusal::NotFound(format!("the log has no entry {index}"))),
+            Which::Serial(serial) => found.ok_or_else(|| {
+                Refusal::NotFound(format!(
+                    "no certificate with serial {serial} was issued here"
+                ))
+            }),
+        }
     }
 
     fn summary(&self, role: &Role, requester: &Requester) -> Option<RoleSummary> {

@@ -1,4 +1,4 @@
-use crate::audit::{LogError, StoreError};
+use crate::audit::{LogError, ProofError, StoreError};
 use crate::certificate::CertificateError;
 use crate::policy::Verdict;
 
@@ -46,6 +46,7 @@ impl Refusal {
             Self::NotFound(_) => "not-found",
             Self::Conflict(_) => "conflict",
             Self::Unavailable(LogError::Busy) => "busy",
+            Self::Unavailable(LogError::Illegal(_)) => "illegal-request",
             Self::Unavailable(_) => "unavailable",
             Self::Internal(_) => "internal",
         }
@@ -96,5 +97,17 @@ impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the audit log can't be read");
         Self::Unavailable(LogError::Unwritable(error.to_string()))
+    }
+}
+
+impl From<ProofError> for Refusal {
+    fn from(error: ProofError) -> Self {
+        match error {
+            ProofError::OutOfRange => Self::NotFound(format!("no proof: {error}")),
+            error => {
+                tracing::error!(%error, "the log's tree can't prove what it should");
+                Self::Internal(format!("no proof: {error}"))
+            }
+        }
     }
 }

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use super::output::clean;
 use crate::client::{
-    ApiError, ConfigError, ConnectError, FileError, KeyError, OpenError, RunError, RuntimeError,
-    SessionError, SubjectKeyError,
+    ApiError, ConfigError, ConnectError, FileError, HistoryError, KeyError, OpenError, RunError,
+    RuntimeError, SessionError, SubjectKeyError,
 };
 
 /// A message for a person and an exit code for a program.
@@ -43,6 +43,11 @@ impl Failure {
     /// Output can't be written.
     pub(super) fn output(message: impl Display) -> Self {
         Self::new(73, message)
+    }
+
+    /// The log is not what it was, or does not prove what it should.
+    pub(super) fn log(message: impl Display) -> Self {
+        Self::new(76, message)
     }
 
     /// Refused: by policy, or since nobody was identified.
@@ -139,10 +144,24 @@ impl From<SessionError> for Failure {
     fn from(error: SessionError) -> Self {
         match error {
             SessionError::Api(error) => error.into(),
+            SessionError::History(error) => error.into(),
             SessionError::Subject(error) => error.into(),
             SessionError::Runtime(error) => error.into(),
             SessionError::File(error) => error.into(),
             SessionError::Occupied { .. } => Self::output(error),
+        }
+    }
+}
+
+impl From<HistoryError> for Failure {
+    fn from(error: HistoryError) -> Self {
+        match error {
+            HistoryError::Rewritten { .. }
+            | HistoryError::Checkpoint(_)
+            | HistoryError::Unproven { .. } => Self::log(error),
+            HistoryError::Unreadable { .. } | HistoryError::Damaged { .. } => Self::config(error),
+            HistoryError::Api(error) => error.into(),
+            HistoryError::File(error) => error.into(),
         }
     }
 }

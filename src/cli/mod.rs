@@ -45,6 +45,7 @@ Exit codes:
   69  the CA can't be reached, or can't issue now
   70  a fault of hallpass
   73  output can't be written
+  76  the audit log was changed, or does not prove what it should
   77  refused: by policy, or nobody was identified
   78  the home or the client's configuration is not right
 `hallpass ssh` and `hallpass psql` otherwise end with the program's own code.

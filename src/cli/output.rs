@@ -29,22 +29,25 @@ pub(super) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(json(value)?)
 }
 
-/// A line of JSON. What could harm a terminal stands in it as an escape, which means the same.
-pub(super) fn json(value: &impl Serialize) -> Result<String, Failure> {
+fn json(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string(value).map_err(Failure::internal)?;
-    let mut line = String::with_capacity(text.len() + 1);
-    for c in text.chars() {
+    Ok(printable(&text) + "\n")
+}
+
+/// JSON without what could harm a terminal: it stands there as an escape, which means the same.
+pub(super) fn printable(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
         if is_harmful(c) {
             // Only within strings: serde_json puts nothing of the kind around them.
             for unit in c.encode_utf16(&mut [0; 2]) {
-                write!(line, "\\u{unit:04x}").expect("a String takes any text");
+                write!(text, "\\u{unit:04x}").expect("a String takes any text");
             }
         } else {
-            line.push(c);
+            text.push(c);
         }
     }
-    line.push('\n');
-    Ok(line)
+    text
 }
 
 fn is_harmful(c: char) -> bool {

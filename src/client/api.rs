@@ -13,6 +13,7 @@ use ureq::http::{Request, Response};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::{Connection, KeyError, ServerUrl, SigningKey, now};
+use crate::audit::VerifierKey;
 use crate::identity::{Proof, REQUEST_NAMESPACE, request_message};
 use crate::keys::{SignError, random_bytes};
 use crate::model::{Problem, Timestamp, TrustBundle};
@@ -30,35 +31,19 @@ pub struct Api {
     agent: ureq::Agent,
     url: ServerUrl,
     audience: String,
+    log_key: VerifierKey,
     key: SigningKey,
 }
 
 impl Api {
     /// Speaks to the CA of `connection`; `key` signs.
     pub fn new(connection: &Connection, key: SigningKey) -> Self {
-        let root = Certificate::from_pem(connection.root_pem.as_bytes());
-        let tls = TlsConfig::builder()
-            // Without a root that can be read, no server is trusted.
-            .root_certs(RootCerts::Specific(Arc::new(root.into_iter().collect())))
-            .unversioned_rustls_crypto_provider(Arc::new(tls13_provider()))
-            .build();
-        let agent = ureq::Agent::config_builder()
-            .tls_config(tls)
-            .https_only(true)
-            // A proxy would hide the address that a certificate may be bound to.
-            .proxy(None)
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_global(Some(TIMEOUT))
-            .user_agent(concat!("hallpass/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
+        let agent = agent(&connection.root_pem);
         Self {
             agent,
             url: connection.url.clone(),
             audience: connection.pin.to_string(),
+            log_key: connection.log_key.clone(),
             key,
         }
     }
@@ -66,6 +51,11 @@ impl Api {
     /// The fingerprint of the CA's root certificate.
     pub fn audience(&self) -> &str {
         &self.audience
+    }
+
+    /// The key that signs the checkpoints of the CA's log.
+    pub fn log_key(&self) -> &VerifierKey {
+        &self.log_key
     }
 
     /// The key that signs the requests.
@@ -78,8 +68,23 @@ impl Api {
     /// # Errors
     /// When there is no good answer.
     pub fn trust(&self) -> Result<TrustBundle, ApiError> {
-        let request = Request::get(format!("{}/v1/trust", self.url)).body(Vec::new());
-        self.answer(self.run(request)?)
+        trust(&self.agent, &self.url)
+    }
+
+    /// Asks for something that is text.
+    ///
+    /// # Errors
+    /// When there is no good answer.
+    pub fn get_text(&self, target: &str) -> Result<String, ApiError> {
+        String::from_utf8(self.get_bytes(target)?).map_err(|error| self.strange(error))
+    }
+
+    /// Asks for something that is neither text nor JSON.
+    ///
+    /// # Errors
+    /// When there is no good answer.
+    pub fn get_bytes(&self, target: &str) -> Result<Vec<u8>, ApiError> {
+        self.body(self.send("GET", target, Vec::new(), &nonce()?)?)
     }
 
     /// Asks for something.
@@ -160,50 +165,90 @@ impl Api {
         &self,
         request: Result<Request<Vec<u8>>, ureq::http::Error>,
     ) -> Result<Response<ureq::Body>, ApiError> {
-        let request = request.map_err(|error| self.strange(error))?;
-        self.agent
-            .run(request)
-            .map_err(|error| ApiError::from_ureq(&self.url, error))
+        run(&self.agent, &self.url, request)
     }
 
     fn answer<T: DeserializeOwned>(&self, response: Response<ureq::Body>) -> Result<T, ApiError> {
         serde_json::from_slice(&self.body(response)?).map_err(|error| self.strange(error))
     }
 
-    fn body(&self, mut response: Response<ureq::Body>) -> Result<Vec<u8>, ApiError> {
-        let status = response.status().as_u16();
-        let date = response
-            .headers()
-            .get("date")
-            .and_then(|date| http_date(date.to_str().ok()?));
-        let body = response
-            .body_mut()
-            .with_config()
-            .limit(LARGEST_ANSWER)
-            .read_to_vec()
-            .map_err(|error| ApiError::from_ureq(&self.url, error))?;
-        if (200..300).contains(&status) {
-            return Ok(body);
-        }
-        let problem: Problem = serde_json::from_slice(&body)
-            .map_err(|_| self.strange(format!("status {status} without an explanation")))?;
-        let skew = date
-            .filter(|_| status == 401)
-            .and_then(|date| Skew::between(now(), date));
-        Err(ApiError::Refused {
-            status,
-            kind: problem.kind,
-            detail: problem.detail,
-            skew,
-        })
+    fn body(&self, response: Response<ureq::Body>) -> Result<Vec<u8>, ApiError> {
+        body(&self.url, response)
     }
 
     fn strange(&self, what: impl fmt::Display) -> ApiError {
-        ApiError::Strange {
-            url: self.url.clone(),
-            what: what.to_string(),
-        }
+        ApiError::strange(&self.url, what)
     }
+}
+
+/// Speaks TLS 1.3 with servers that have a certificate under that root, and with no others.
+pub(super) fn agent(root_pem: &str) -> ureq::Agent {
+    let root = Certificate::from_pem(root_pem.as_bytes());
+    let tls = TlsConfig::builder()
+        // Without a root that can be read, no server is trusted.
+        .root_certs(RootCerts::Specific(Arc::new(root.into_iter().collect())))
+        .unversioned_rustls_crypto_provider(Arc::new(tls13_provider()))
+        .build();
+    ureq::Agent::config_builder()
+        .tls_config(tls)
+        .https_only(true)
+        // A proxy would hide the address that a certificate may be bound to.
+        .proxy(None)
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_global(Some(TIMEOUT))
+        .user_agent(concat!("hallpass/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .new_agent()
+}
+
+/// What the CA wants to be trusted. Needs no signature.
+pub(super) fn trust(agent: &ureq::Agent, url: &ServerUrl) -> Result<TrustBundle, ApiError> {
+    let request = Request::get(format!("{url}/v1/trust")).body(Vec::new());
+    let answer = body(url, run(agent, url, request)?)?;
+    serde_json::from_slice(&answer).map_err(|error| ApiError::strange(url, error))
+}
+
+fn run(
+    agent: &ureq::Agent,
+    url: &ServerUrl,
+    request: Result<Request<Vec<u8>>, ureq::http::Error>,
+) -> Result<Response<ureq::Body>, ApiError> {
+    let request = request.map_err(|error| ApiError::strange(url, error))?;
+    agent
+        .run(request)
+        .map_err(|error| ApiError::from_ureq(url, error))
+}
+
+/// The body of a good answer.
+fn body(url: &ServerUrl, mut response: Response<ureq::Body>) -> Result<Vec<u8>, ApiError> {
+    let status = response.status().as_u16();
+    let date = response
+        .headers()
+        .get("date")
+        .and_then(|date| http_date(date.to_str().ok()?));
+    let body = response
+        .body_mut()
+        .with_config()
+        .limit(LARGEST_ANSWER)
+        .read_to_vec()
+        .map_err(|error| ApiError::from_ureq(url, error))?;
+    if (200..300).contains(&status) {
+        return Ok(body);
+    }
+    let problem: Problem = serde_json::from_slice(&body)
+        .map_err(|_| ApiError::strange(url, format!("status {status} without an explanation")))?;
+    let skew = date
+        .filter(|_| status == 401)
+        .and_then(|date| Skew::between(now(), date));
+    Err(ApiError::Refused {
+        status,
+        kind: problem.kind,
+        detail: problem.detail,
+        skew,
+    })
 }
 
 /// A fresh nonce.
@@ -358,6 +403,13 @@ pub enum ApiError {
 }
 
 impl ApiError {
+    fn strange(url: &ServerUrl, what: impl fmt::Display) -> Self {
+        Self::Strange {
+            url: url.clone(),
+            what: what.to_string(),
+        }
+    }
+
     fn from_ureq(url: &ServerUrl, error: ureq::Error) -> Self {
         let url = url.clone();
         let tls = match &error {

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{self, FileError};
 use super::{Pin, ServerUrl};
+use crate::audit::VerifierKey;
 use crate::certificate::fingerprint_of_pem;
-use crate::model::TrustBundle;
+use crate::model::{Timestamp, TrustBundle};
 
 /// The folder that holds what `hallpass connect` found out. No secrets.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct Connection {
     pub pin: Pin,
     /// That certificate in PEM.
     pub root_pem: String,
+    /// The key that signs the checkpoints of the CA's log.
+    pub log_key: VerifierKey,
     /// The key that signs requests: a private key, or a public one whose private key is in the
     /// agent.
     pub ssh_key: PathBuf,
@@ -35,6 +38,7 @@ pub struct Connection {
 struct ClientToml {
     url: ServerUrl,
     fingerprint: Pin,
+    log_key: VerifierKey,
     ssh_key: PathBuf,
 }
 
@@ -74,6 +78,16 @@ impl ConfigFolder {
         self.0.join("known_hosts")
     }
 
+    /// `log.checkpoint`: the newest checkpoint of the CA's log that was seen.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.0.join("log.checkpoint")
+    }
+
+    /// `log-changed-TIME`: two checkpoints that do not fit together.
+    pub fn evidence(&self, time: Timestamp) -> PathBuf {
+        self.0.join(format!("log-changed-{}", time.as_secs()))
+    }
+
     /// `identity.pub`: the public part of a key that is in the agent alone.
     pub fn identity(&self) -> PathBuf {
         self.0.join("identity.pub")
@@ -108,22 +122,31 @@ impl ConfigFolder {
             url: stored.url,
             pin: stored.fingerprint,
             root_pem,
+            log_key: stored.log_key,
             ssh_key: stored.ssh_key,
         })
     }
 
-    /// Writes all that [`Self::load`] reads. `client.toml` comes last: without it, there is no
-    /// connection.
+    /// Writes all that [`Self::load`] reads, and forgets the log of the connection before.
+    /// `client.toml` comes last: without it, there is no connection.
     ///
     /// # Errors
     /// When it can't be written.
     pub fn store(&self, connection: &Connection) -> Result<(), FileError> {
         self.make()?;
+        let seen = self.checkpoint();
+        match fs::remove_file(&seen) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(FileError::new(&seen, error));
+            }
+            _ => {}
+        }
         files::replace(&self.root_pem(), connection.root_pem.as_bytes())?;
         let path = self.client_toml();
         let text = toml::to_string(&ClientToml {
             url: connection.url.clone(),
             fingerprint: connection.pin.clone(),
+            log_key: connection.log_key.clone(),
             ssh_key: connection.ssh_key.clone(),
         })
         .map_err(|error| FileError::new(&path, io::Error::other(error)))?;

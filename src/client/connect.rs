@@ -13,10 +13,11 @@ use rustls::{
     RootCertStore, SignatureScheme,
 };
 
-use super::api::{tls13_provider, untrusted};
+use super::api::{self, tls13_provider, untrusted};
 use super::{
-    Api, ApiError, ConfigFolder, Connection, FileError, KeyError, Pin, ServerUrl, SigningKey, agent,
+    ApiError, ConfigFolder, Connection, FileError, KeyError, Pin, ServerUrl, SigningKey, agent,
 };
+use crate::audit::IllegalKey;
 use crate::certificate::{fingerprint, parse_public_key};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,13 +45,21 @@ pub fn connect(url: ServerUrl, pin: Pin, key: Option<&Path>) -> Result<Connected
         None => usual_key(&folder)?,
     };
     let key = SigningKey::open(&path)?;
+    let agent = api::agent(&root_pem);
+    let trust = api::trust(&agent, &url)?;
     let connection = Connection {
+        log_key: trust
+            .log
+            .parse()
+            .map_err(|error: IllegalKey| ApiError::Strange {
+                url: url.clone(),
+                what: format!("the log's key: {error}"),
+            })?,
         url,
         pin,
         root_pem,
         ssh_key: path,
     };
-    let trust = Api::new(&connection, key.clone()).trust()?;
     folder.trust_hosts(&trust)?;
     folder.store(&connection)?;
     Ok(Connected { folder, key })

@@ -9,7 +9,8 @@ use ring::digest::{Context, SHA256};
 use super::held::{Held, Place};
 use super::runtime::Runtime;
 use super::{
-    Api, ApiError, ConfigFolder, FileError, RuntimeError, Subject, SubjectKeyError, agent, api, now,
+    Api, ApiError, ConfigFolder, FileError, History, HistoryError, RuntimeError, Subject,
+    SubjectKeyError, agent, api, now,
 };
 use crate::identity::possession_message;
 use crate::model::{
@@ -214,6 +215,7 @@ impl<'a> Sessions<'a> {
             };
             self.api.post("/v1/certificates/x509", &body)?
         };
+        History::new(self.folder, self.api).check_receipt(&answer)?;
         self.folder.trust_hosts(&answer.trust)?;
         Ok(answer)
     }
@@ -274,6 +276,9 @@ pub enum SessionError {
     /// The CA gave none.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// The log can't be believed.
+    #[error(transparent)]
+    History(#[from] HistoryError),
     /// There is no key to certify.
     #[error(transparent)]
     Subject(#[from] SubjectKeyError),

@@ -3,6 +3,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
+use crate::audit::LogError;
 use crate::authority::Refusal;
 use crate::model;
 
@@ -47,6 +48,7 @@ impl From<Refusal> for Problem {
             Refusal::Denied { .. } => StatusCode::FORBIDDEN,
             Refusal::NotFound(_) => StatusCode::NOT_FOUND,
             Refusal::Conflict(_) => StatusCode::CONFLICT,
+            Refusal::Unavailable(LogError::Illegal(_)) => StatusCode::BAD_REQUEST,
             Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -7,15 +7,18 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use utoipa::openapi::OpenApi;
 use utoipa::{IntoParams, OpenApi as _};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::log;
 use super::problem::Problem;
 use super::signed::Signed;
 use crate::audit::Filter;
-use crate::authority::Authority;
+use crate::authority::{Authority, Which};
 use crate::model::{
     AuditPage, CertificateAnswer, EntryIndex, Health, HostCertificateRequest, Identity, NewKey,
     NewUser, Purpose, RoleName, RoleSummary, Serial, SshCertificateRequest, Timestamp, TrustBundle,
@@ -26,9 +29,9 @@ use crate::model::{
 const LARGEST_PAGE: usize = 1000;
 const DEFAULT_PAGE: usize = 100;
 
-type Shared = State<Arc<Authority>>;
-type Answer<T> = Result<Json<T>, Problem>;
-type Name = Result<Path<String>, PathRejection>;
+pub(super) type Shared = State<Arc<Authority>>;
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
+pub(super) type Name = Result<Path<String>, PathRejection>;
 
 #[derive(utoipa::OpenApi)]
 #[openapi(info(
@@ -81,6 +84,7 @@ fn api() -> OpenApiRouter<Arc<Authority>> {
         .routes(routes!(entries))
         .routes(routes!(entry))
         .routes(routes!(entry_of_serial))
+        .merge(log::api())
 }
 
 /// Whether the process runs.
@@ -299,13 +303,7 @@ struct EntriesQuery {
 #[utoipa::path(get, path = "/v1/audit/entries", params(EntriesQuery),
     responses((status = 200, body = AuditPage)))]
 async fn entries(State(authority): Shared, uri: Uri, signed: Signed) -> Answer<AuditPage> {
-    let Query(query) = Query::<EntriesQuery>::try_from_uri(&uri).map_err(|error| {
-        let text = error.body_text();
-        let what = text
-            .split_once("query string: ")
-            .map_or(&*text, |(_, what)| what);
-        illegal(format!("the query: {what}"))
-    })?;
+    let query: EntriesQuery = query(&uri)?;
     let limit = query.limit.unwrap_or(DEFAULT_PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
         return Err(illegal(format!(
@@ -335,17 +333,11 @@ async fn entries(State(authority): Shared, uri: Uri, signed: Signed) -> Answer<A
 /// One entry of the audit log.
 #[utoipa::path(get, path = "/v1/audit/entries/{index}", params(("index" = u64, Path)),
     responses((status = 200, body = Object)))]
-async fn entry(State(authority): Shared, index: Name, signed: Signed) -> Answer<serde_json::Value> {
-    let Path(index) = index?;
-    let index = index
-        .parse::<u64>()
-        .ok()
-        .filter(|index| i64::try_from(*index).is_ok())
-        .ok_or_else(|| illegal("the path: use an entry's index"))?;
-    let index = EntryIndex(index);
+async fn entry(State(authority): Shared, index: Name, signed: Signed) -> Answer<Box<RawValue>> {
+    let which = Which::Entry(index_of(&index?)?);
     Ok(Json(
         authority
-            .entry(&signed.request, signed.source, index)
+            .entry(&signed.request, signed.source, which)
             .await?,
     ))
 }
@@ -357,19 +349,41 @@ async fn entry_of_serial(
     State(authority): Shared,
     serial: Name,
     signed: Signed,
-) -> Answer<serde_json::Value> {
-    let Path(serial) = serial?;
-    let serial: Serial = serial
-        .parse()
-        .map_err(|error| illegal(format!("the path: {error}")))?;
+) -> Answer<Box<RawValue>> {
+    let which = Which::Serial(serial_of(&serial?)?);
     Ok(Json(
         authority
-            .entry_of(&signed.request, signed.source, serial)
+            .entry(&signed.request, signed.source, which)
             .await?,
     ))
 }
 
-fn illegal(detail: impl Into<String>) -> Problem {
+pub(super) fn index_of(path: &str) -> Result<EntryIndex, Problem> {
+    path.parse::<u64>()
+        .ok()
+        .filter(|index| i64::try_from(*index).is_ok())
+        .map(EntryIndex)
+        .ok_or_else(|| illegal("the path: use an entry's index"))
+}
+
+pub(super) fn serial_of(path: &str) -> Result<Serial, Problem> {
+    path.parse()
+        .map_err(|error| illegal(format!("the path: {error}")))
+}
+
+/// Reads the query of a request.
+pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
+    let Query(query) = Query::<T>::try_from_uri(uri).map_err(|error| {
+        let text = error.body_text();
+        let what = text
+            .split_once("query string: ")
+            .map_or(&*text, |(_, what)| what);
+        illegal(format!("the query: {what}"))
+    })?;
+    Ok(query)
+}
+
+pub(super) fn illegal(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "illegal-request", detail)
 }
 
@@ -393,6 +407,6 @@ mod tests {
         ] {
             assert!(paths.contains_key(path), "{path}");
         }
-        assert_eq!(paths.len(), 18);
+        assert_eq!(paths.len(), 25);
     }
 }

@@ -69,6 +69,13 @@ impl Signer {
         })
     }
 
+    /// A fresh Ed25519 key that is kept nowhere.
+    #[cfg(test)]
+    pub(crate) fn throwaway() -> std::sync::Arc<Self> {
+        let document = KeyAlgorithm::Ed25519.generate().unwrap();
+        std::sync::Arc::new(Self::from_pkcs8(KeyAlgorithm::Ed25519, &document).unwrap())
+    }
+
     /// What kind of key it is.
     pub fn algorithm(&self) -> KeyAlgorithm {
         match self.secret {

@@ -20,15 +20,18 @@ pub enum KeyKind {
     X509Root,
     /// Client and server certificates.
     X509Issuing,
+    /// The audit log's checkpoints.
+    Log,
 }
 
 impl KeyKind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::SshUser,
         Self::SshHost,
         Self::X509Root,
         Self::X509Issuing,
+        Self::Log,
     ];
 
     /// Its name in files, the log and the command line.
@@ -38,12 +41,13 @@ impl KeyKind {
             Self::SshHost => "ssh-host",
             Self::X509Root => "x509-root",
             Self::X509Issuing => "x509-issuing",
+            Self::Log => "log",
         }
     }
 
     fn algorithm(self) -> KeyAlgorithm {
         match self {
-            Self::SshUser | Self::SshHost => KeyAlgorithm::Ed25519,
+            Self::SshUser | Self::SshHost | Self::Log => KeyAlgorithm::Ed25519,
             Self::X509Root | Self::X509Issuing => KeyAlgorithm::EcdsaP256,
         }
     }
@@ -53,6 +57,7 @@ impl KeyKind {
         match self {
             Self::SshUser | Self::SshHost => "pub",
             Self::X509Root | Self::X509Issuing => "pem",
+            Self::Log => "vkey",
         }
     }
 }
@@ -66,8 +71,8 @@ impl fmt::Display for KeyKind {
 /// The folder `keys/` of a home.
 ///
 /// `seal.age` is the identity that everything else is sealed to, itself sealed with the
-/// passphrase. A key is `KIND-N.age`, its public part `KIND-N.pub` (an OpenSSH line) or
-/// `KIND-N.pem` (a certificate).
+/// passphrase. A key is `KIND-N.age`, its public part `KIND-N.pub` (an OpenSSH line),
+/// `KIND-N.pem` (a certificate) or `KIND-N.vkey` (a verifier key of C2SP signed-note).
 pub struct KeyStore {
     folder: PathBuf,
     unsealer: Unsealer,
@@ -192,7 +197,15 @@ impl KeyStore {
     /// # Errors
     /// When the file can't be read.
     pub fn public(&self, kind: KeyKind) -> Result<String, StoreError> {
-        let path = self.public_path(kind);
+        Self::public_in(&self.folder, kind)
+    }
+
+    /// The same without the passphrase.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn public_in(folder: &Path, kind: KeyKind) -> Result<String, StoreError> {
+        let path = public_path(folder, kind);
         fs::read_to_string(&path).map_err(|source| unreadable(&path, source))
     }
 
@@ -201,9 +214,12 @@ impl KeyStore {
     }
 
     fn public_path(&self, kind: KeyKind) -> PathBuf {
-        self.folder
-            .join(format!("{kind}-1.{}", kind.public_ending()))
+        public_path(&self.folder, kind)
     }
+}
+
+fn public_path(folder: &Path, kind: KeyKind) -> PathBuf {
+    folder.join(format!("{kind}-1.{}", kind.public_ending()))
 }
 
 fn check_private(path: &Path) -> Result<(), StoreError> {

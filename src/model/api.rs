@@ -2,6 +2,7 @@
 //! refuse unknown fields: a misspelt limit must not be taken for none.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{
@@ -91,8 +92,22 @@ pub struct CertificateAnswer {
     pub valid_before: Timestamp,
     /// The login names or the database user that it is good for; a host's names.
     pub good_for: Vec<String>,
+    /// What proves that the entry is in the log.
+    pub receipt: Receipt,
     /// What the client must trust to recognise the hosts.
     pub trust: TrustBundle,
+}
+
+/// What proves that a certificate is in the log. Whoever keeps it can show later that the log was
+/// changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Receipt {
+    /// SHA-256 over a zero byte and the entry as the log has it (RFC 6962), in base64.
+    pub leaf_hash: String,
+    /// The inclusion proof from that leaf up to the checkpoint's root, in base64.
+    pub inclusion: Vec<String>,
+    /// The signed note of the first checkpoint that covers the entry (C2SP tlog-checkpoint).
+    pub checkpoint: String,
 }
 
 /// The public CA keys that hosts, databases and clients must trust now.
@@ -104,6 +119,8 @@ pub struct TrustBundle {
     pub ssh_host: Vec<String>,
     /// X.509 root certificates in PEM, for `ssl_ca_file` and `sslrootcert`.
     pub x509: Vec<String>,
+    /// The verifier key of the audit log's checkpoints (C2SP signed-note).
+    pub log: String,
 }
 
 /// Enrols a user.
@@ -205,12 +222,38 @@ pub struct PurposeSummary {
     pub max_ttl: Ttl,
 }
 
+/// The proof that an entry is in the log (RFC 6962, section 2.1.1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InclusionProof {
+    /// The entry's place.
+    #[schema(value_type = u64)]
+    pub index: EntryIndex,
+    /// How many entries the log has in the proof.
+    pub size: u64,
+    /// SHA-256 over a zero byte and the entry, in base64.
+    pub leaf_hash: String,
+    /// From the leaf's sibling up to the root's child, in base64.
+    pub hashes: Vec<String>,
+}
+
+/// The proof that the log of one size begins with all of the log of another (RFC 6962, section
+/// 2.1.2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConsistencyProof {
+    /// The smaller size.
+    pub old: u64,
+    /// The larger size.
+    pub new: u64,
+    /// In base64.
+    pub hashes: Vec<String>,
+}
+
 /// Entries of the audit log, oldest first.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AuditPage {
     /// Each as docs/log.md describes it.
     #[schema(value_type = Vec<Object>)]
-    pub entries: Vec<serde_json::Value>,
+    pub entries: Vec<Box<RawValue>>,
     /// Where the next page begins; absent on the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]

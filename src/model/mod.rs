@@ -14,9 +14,9 @@ mod source;
 mod timestamp;
 
 pub use api::{
-    AuditPage, CertificateAnswer, Health, HostCertificateRequest, Identity, NewKey, NewUser,
-    Problem, PurposeSummary, RoleSummary, SshCertificateRequest, TrustBundle, UserKey, UserSummary,
-    X509CertificateRequest,
+    AuditPage, CertificateAnswer, ConsistencyProof, Health, HostCertificateRequest, Identity,
+    InclusionProof, NewKey, NewUser, Problem, PurposeSummary, Receipt, RoleSummary,
+    SshCertificateRequest, TrustBundle, UserKey, UserSummary, X509CertificateRequest,
 };
 pub use duration::{HostTtl, Ttl};
 pub use invalid::Invalid;

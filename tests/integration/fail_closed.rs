@@ -162,32 +162,16 @@ fn a_log_that_somebody_else_locks_stops_issuing() {
 fn a_clock_behind_the_log_stops_issuing_until_somebody_says_that_it_is_right() {
     let ca = Ca::start();
     let bob = ca.enrol("bob", &["on-call"]);
-    let home = ca.stop();
-    // What a clock that was a year ahead leaves behind.
-    let log = rusqlite::Connection::open(home.database()).unwrap();
-    let (index, time): (i64, i64) = log
-        .query_row("SELECT max(idx), max(time) FROM entries", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
-        .unwrap();
-    let ahead = time + 365 * 86_400_000;
-    let body = json!({
-        "index": index + 1,
-        "time": "2099-01-01T00:00:00Z",
-        "event": {"kind": "request-failed"},
+    let before = ca.home.log().pop().unwrap()["time"].clone();
+    // A clock that is a year ahead.
+    let ca = Ca::with(ca.stop(), |serve| {
+        serve.env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketime.so.1");
+        serve.env("FAKETIME", "+365d");
     });
-    log.execute(
-        "INSERT INTO entries (idx, time, kind, serial, body) VALUES (?, ?, ?, ?, ?)",
-        (
-            index + 1,
-            ahead,
-            "request-failed",
-            ahead << 16,
-            body.to_string(),
-        ),
-    )
-    .unwrap();
-    drop(log);
+    let newest = ca.home.log().pop().unwrap();
+    assert_eq!(newest["event"]["kind"], "server-certificate-issued");
+    let ahead: u64 = serial_of(&newest) >> 16;
+    let home = ca.stop();
     let (code, message) = crate::support::serve_fails(&home);
     assert_eq!(code, 78, "{message}");
     assert!(
@@ -204,10 +188,25 @@ fn a_clock_behind_the_log_stops_issuing_until_somebody_says_that_it_is_right() {
     let ca = Ca::on(ca.stop());
     assert_open(&ca, &bob);
     let issued = ca.home.entries("certificate-issued").pop().unwrap();
-    let serial: i64 = issued["event"]["certificate"]["serial"]
-        .as_str()
-        .unwrap()
-        .parse()
-        .unwrap();
-    assert!(serial >> 16 < ahead, "{serial}");
+    assert!(serial_of(&issued) >> 16 < ahead, "{issued}");
+    // What is asked for by time is found on both sides of the correction.
+    let listed = ca.admin().hallpass([
+        "audit",
+        "list",
+        "--json",
+        "--since",
+        before.as_str().unwrap(),
+    ]);
+    let kinds: Vec<Value> = listed
+        .ok()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["event"]["kind"].clone())
+        .collect();
+    assert!(kinds.contains(&"clock-corrected".into()), "{kinds:?}");
+    assert_eq!(kinds.last().unwrap(), "certificate-issued", "{kinds:?}");
+}
+
+fn serial_of(entry: &Value) -> u64 {
+    let serial = &entry["event"]["certificate"]["serial"];
+    serial.as_str().unwrap().parse().unwrap()
 }

@@ -1,23 +1,18 @@
-//! `hallpass audit`
+//! `hallpass audit list` and `hallpass audit show`
 
-use super::ClientArgs;
-use super::entry::{in_words, row};
-use super::failure::Failure;
-use super::output::{Table, json, print, print_json};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::{FIRST_SERIAL, number};
+use crate::cli::ClientArgs;
+use crate::cli::entry::{in_words, row};
+use crate::cli::failure::Failure;
+use crate::cli::output::{Table, print, printable};
 use crate::client::{Api, Query};
 use crate::model::{AuditPage, EntryIndex, Purpose, RoleName, Serial, Timestamp, UserName};
 
 /// How many entries are asked for at once.
 const PAGE: usize = 1000;
-/// Serial numbers begin here; no log has as many entries.
-const FIRST_SERIAL: u64 = 1 << 40;
-
-/// Read the audit log
-#[derive(clap::Subcommand)]
-pub(super) enum Command {
-    List(List),
-    Show(Show),
-}
 
 /// List entries, oldest first
 #[derive(clap::Args)]
@@ -25,7 +20,7 @@ pub(super) enum Command {
 Examples:
   hallpass audit list --user bob --since 2026-01-31T00:00:00Z
   hallpass audit list --role patients-read --json")]
-pub(super) struct List {
+pub(in crate::cli) struct List {
     /// Who asked, or whom it was done to
     #[arg(long, value_name = "NAME")]
     user: Option<UserName>,
@@ -57,7 +52,7 @@ pub(super) struct List {
 Examples:
   hallpass audit show 1042
   hallpass audit show 1180591620717411303")]
-pub(super) struct Show {
+pub(in crate::cli) struct Show {
     /// An entry's place in the log, or the serial number of a certificate, as sshd's and
     /// PostgreSQL's logs have it
     #[arg(value_name = "SERIAL|ENTRY", value_parser = number)]
@@ -69,31 +64,21 @@ pub(super) struct Show {
     client: ClientArgs,
 }
 
-fn number(text: &str) -> Result<u64, &'static str> {
-    text.parse()
-        .map_err(|_| "use the decimal number of an entry or of a certificate")
-}
-
-pub(super) fn run(command: Command) -> Result<(), Failure> {
-    match command {
-        Command::List(args) => list(args),
-        Command::Show(args) => show(&args),
-    }
-}
-
-fn list(args: List) -> Result<(), Failure> {
+pub(super) fn list(args: List) -> Result<(), Failure> {
     let (_, api) = args.client.open()?;
     if args.json {
         return each_page(&api, &args, |page| {
-            let lines: Result<String, Failure> = page.iter().map(json).collect();
-            print(lines?)
+            let lines = page.iter().map(|entry| printable(entry.get()) + "\n");
+            print(lines.collect::<String>())
         });
     }
     let mut table = Table::new([
         "ENTRY", "TIME", "KIND", "USER", "ROLE", "PURPOSE", "SERIAL", "DETAIL",
     ]);
     each_page(&api, &args, |page| {
-        page.iter().for_each(|entry| table.add(row(entry)));
+        for entry in page {
+            table.add(row(&value(entry)?));
+        }
         Ok(())
     })?;
     print(table.to_string())
@@ -102,7 +87,7 @@ fn list(args: List) -> Result<(), Failure> {
 fn each_page(
     api: &Api,
     args: &List,
-    mut with: impl FnMut(&[serde_json::Value]) -> Result<(), Failure>,
+    mut with: impl FnMut(&[Box<RawValue>]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut from = None;
     loop {
@@ -125,7 +110,7 @@ fn each_page(
     }
 }
 
-fn show(args: &Show) -> Result<(), Failure> {
+pub(super) fn show(args: &Show) -> Result<(), Failure> {
     let (_, api) = args.client.open()?;
     let place = if args.number >= FIRST_SERIAL {
         "serials"
@@ -133,10 +118,15 @@ fn show(args: &Show) -> Result<(), Failure> {
         "entries"
     };
     let target = Query::path(&["v1", "audit", place, &args.number.to_string()]);
-    let entry: serde_json::Value = api.get(target.as_str())?;
+    let entry: Box<RawValue> = api.get(target.as_str())?;
     if args.json {
-        print_json(&entry)
+        print(printable(entry.get()) + "\n")
     } else {
-        print(in_words(&entry))
+        print(in_words(&value(&entry)?))
     }
+}
+
+/// An entry, taken apart for people.
+pub(super) fn value(entry: &RawValue) -> Result<Value, Failure> {
+    serde_json::from_str(entry.get()).map_err(Failure::internal)
 }

@@ -1,0 +1,407 @@
+//! The writing side: one transaction for all that waits.
+
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
+
+use super::{
+    APPLICATION_ID, Identity, SCHEMA, SCHEMA_VERSION, StoreError, StoredHashes, check_format,
+    identity, parse, stored_checkpoint, timestamp, unreadable,
+};
+use crate::audit::checkpoint::{Checkpoint, VerifierKey};
+use crate::audit::tree::{Frontier, Hash, record_hash};
+use crate::audit::{Entry, Event, LogError};
+use crate::keys::is_private;
+use crate::model::{EntryIndex, Serial, Timestamp, UserName};
+
+/// The length of an entry in a tile has two bytes (C2SP tlog-tiles).
+const LARGEST_ENTRY: usize = 65_535;
+
+/// The writing side. There is one, behind the log's writer thread.
+pub(in crate::audit) struct Store {
+    connection: Connection,
+    path: PathBuf,
+    /// The files that were opened.
+    identity: Identity,
+}
+
+/// An entry with what the indexes need, serialized and hashed ahead of the writer.
+pub(in crate::audit) struct Row {
+    pub(in crate::audit) index: EntryIndex,
+    pub(in crate::audit) leaf: Hash,
+    time: Timestamp,
+    kind: &'static str,
+    requester: Option<String>,
+    subject: Option<String>,
+    role: Option<String>,
+    purpose: Option<String>,
+    serial: Option<Serial>,
+    body: String,
+}
+
+impl Row {
+    pub(in crate::audit) fn new(entry: &Entry) -> Result<Self, LogError> {
+        let request = entry.event.request();
+        let body =
+            serde_json::to_string(entry).map_err(|error| LogError::Illegal(error.to_string()))?;
+        if body.len() > LARGEST_ENTRY {
+            return Err(LogError::Illegal(format!(
+                "its entry would have {} bytes, and {LARGEST_ENTRY} is the most",
+                body.len()
+            )));
+        }
+        Ok(Self {
+            index: entry.index,
+            leaf: record_hash(body.as_bytes()),
+            time: entry.time,
+            kind: entry.event.kind(),
+            requester: entry.event.requester().map(UserName::to_string),
+            subject: entry.event.subject().map(UserName::to_string),
+            role: request.map(|asked| asked.role.to_string()),
+            purpose: request.map(|asked| asked.purpose.to_string()),
+            serial: entry
+                .event
+                .certificate()
+                .map(|certificate| certificate.serial),
+            body,
+        })
+    }
+}
+
+/// What is committed together.
+pub(in crate::audit) struct Commit<'a> {
+    /// Entries that follow each other, the first of them at `next`.
+    pub(in crate::audit) rows: &'a [Row],
+    pub(in crate::audit) next: u64,
+    /// The hashes that each row adds to the tree.
+    pub(in crate::audit) hashes: &'a [Vec<Hash>],
+    /// The checkpoint before, by which another's hand in the file is noticed.
+    pub(in crate::audit) before: Option<&'a Checkpoint>,
+    /// The checkpoint after.
+    pub(in crate::audit) after: Option<&'a Checkpoint>,
+    pub(in crate::audit) nonces: &'a [(String, Timestamp)],
+    /// Nonces that expired before it are deleted.
+    pub(in crate::audit) sweep: Option<Timestamp>,
+    /// It is tried whether an entry could be written.
+    pub(in crate::audit) probe: bool,
+}
+
+/// Where the log ends.
+pub(in crate::audit) struct End {
+    pub(in crate::audit) tree: Frontier,
+    pub(in crate::audit) checkpoint: Option<Checkpoint>,
+    pub(in crate::audit) last_time: Timestamp,
+    pub(in crate::audit) last_serial: u64,
+}
+
+impl Store {
+    /// Makes an empty log in a file that must not exist.
+    pub(in crate::audit) fn create(path: &Path) -> Result<Self, StoreError> {
+        fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|source| StoreError::File {
+                path: path.to_owned(),
+                source,
+            })?;
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+        connection.execute_batch(SCHEMA)?;
+        connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        Self::set_up(connection, path)
+    }
+
+    /// Opens a log and checks that it is one.
+    pub(in crate::audit) fn open(path: &Path) -> Result<Self, StoreError> {
+        let metadata = fs::metadata(path).map_err(|source| StoreError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        if !is_private(&metadata) {
+            return Err(StoreError::Exposed {
+                path: path.to_owned(),
+            });
+        }
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+            .map_err(|error| unreadable(path, error))?;
+        check_format(&connection).map_err(|error| match error {
+            StoreError::Sqlite(error) => unreadable(path, error),
+            other => other,
+        })?;
+        Self::set_up(connection, path)
+    }
+
+    fn set_up(connection: Connection, path: &Path) -> Result<Self, StoreError> {
+        connection.busy_timeout(Duration::from_secs(5))?;
+        // Asked for at each opening: a copy that SQLite made has lost it, and with it the promise
+        // of what a commit means.
+        let mode: String =
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+        if mode != "wal" {
+            return Err(StoreError::NoWal {
+                path: path.to_owned(),
+            });
+        }
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        // Makes the files that a commit needs.
+        connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
+        connection.set_prepared_statement_cache_capacity(32);
+        Ok(Self {
+            identity: identity(path)?,
+            connection,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Reads where the log ends, and checks that entries follow each other without a gap and that
+    /// the tree is the one that the newest checkpoint was signed for.
+    pub(in crate::audit) fn end(&self, log: &VerifierKey) -> Result<End, StoreError> {
+        let unreadable = |error| unreadable(&self.path, error);
+        let length = self.length()?;
+        let checkpoint = stored_checkpoint(&self.connection)
+            .map_err(unreadable)?
+            .map(|note| Checkpoint::open(&note, log))
+            .transpose()
+            .map_err(|source| StoreError::Checkpoint {
+                path: self.path.clone(),
+                source,
+            })?;
+        let signed = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size);
+        if signed != length {
+            return Err(self.changed(format!(
+                "it has {length} entries, and the newest checkpoint was signed for {signed}"
+            )));
+        }
+        let tree = Frontier::read(length, &StoredHashes(&self.connection))
+            .map_err(|error| self.changed(format!("hashes of its tree are missing: {error}")))?;
+        if let Some(checkpoint) = &checkpoint
+            && checkpoint.root != tree.root()
+        {
+            return Err(self.changed(
+                "the hashes of its tree are not those that the newest checkpoint was signed for"
+                    .to_owned(),
+            ));
+        }
+        let last_time: Option<i64> = self
+            .connection
+            .query_row(
+                "SELECT time FROM entries ORDER BY idx DESC LIMIT 1",
+                [],
+                |row| row.get(0),
+            )
+            .optional()
+            .map_err(unreadable)?;
+        // Not the highest: that may be from a clock which was ahead, and was corrected.
+        let last_serial: Option<i64> = self
+            .connection
+            .query_row(
+                "SELECT serial FROM entries WHERE serial IS NOT NULL ORDER BY idx DESC LIMIT 1",
+                [],
+                |row| row.get(0),
+            )
+            .optional()
+            .map_err(unreadable)?;
+        Ok(End {
+            tree,
+            checkpoint,
+            last_time: timestamp(last_time.unwrap_or(0)),
+            last_serial: last_serial.unwrap_or(0) as u64,
+        })
+    }
+
+    /// How many entries there are, of which none may be missing.
+    fn length(&self) -> Result<u64, StoreError> {
+        let (count, last): (i64, Option<i64>) = self
+            .connection
+            .query_row("SELECT count(*), max(idx) FROM entries", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .map_err(|error| unreadable(&self.path, error))?;
+        if last.map_or(0, |last| last + 1) != count {
+            return Err(StoreError::Gap {
+                path: self.path.clone(),
+            });
+        }
+        Ok(count as u64)
+    }
+
+    /// The entries that state is rebuilt from, in order. Those that say who may do what are proven
+    /// to be in the tree of `checkpoint`: whoever can write to the file must not be able to enrol
+    /// themselves.
+    pub(in crate::audit) fn state_entries(
+        &self,
+        checkpoint: Option<&Checkpoint>,
+        mut each: impl FnMut(Entry),
+    ) -> Result<(), StoreError> {
+        let mut statement = self.connection.prepare(
+            "SELECT idx, body FROM entries INDEXED BY entries_state
+             WHERE kind NOT IN ('certificate-issued', 'request-refused', 'unauthenticated-refused')
+             ORDER BY idx",
+        )?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next().map_err(|error| unreadable(&self.path, error))? {
+            let (index, body): (i64, String) = (row.get(0)?, row.get(1)?);
+            let entry = parse(index, &body)?;
+            let introduces = matches!(entry.event, Event::AuthorityCreated { .. });
+            if let Some(checkpoint) = checkpoint
+                && (introduces || entry.event.changes_state())
+            {
+                self.prove(index as u64, &body, checkpoint)?;
+            }
+            each(entry);
+        }
+        Ok(())
+    }
+
+    fn prove(&self, index: u64, body: &str, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let stored = StoredHashes(&self.connection);
+        let Checkpoint { size, root, .. } = *checkpoint;
+        tlog_tiles::prove_record(size, index, &stored)
+            .and_then(|proof| {
+                let leaf = record_hash(body.as_bytes());
+                tlog_tiles::check_record(&proof, size, root, index, leaf)
+            })
+            .map_err(|_| self.changed(format!("entry {index} is not what was committed")))
+    }
+
+    fn changed(&self, why: String) -> StoreError {
+        StoreError::Changed {
+            path: self.path.clone(),
+            why,
+        }
+    }
+
+    /// The nonces that have not expired at `now`.
+    pub(in crate::audit) fn nonces(
+        &self,
+        now: Timestamp,
+    ) -> Result<Vec<(String, Timestamp)>, StoreError> {
+        let mut statement = self
+            .connection
+            .prepare("SELECT nonce, expires FROM nonces WHERE expires >= ?1")?;
+        let rows = statement.query_map([now.as_millis() as i64], |row| {
+            Ok((row.get(0)?, timestamp(row.get(1)?)))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// When the last nonce expired that is not among [`Self::nonces`] any more. After `now`, when
+    /// a clock that was ahead has swept away some that count.
+    pub(in crate::audit) fn forgotten(&self, now: Timestamp) -> Result<Timestamp, StoreError> {
+        let latest: i64 = self.connection.query_row(
+            "SELECT max(value, coalesce((SELECT max(expires) FROM nonces WHERE expires < ?1), 0))
+             FROM marks WHERE name = 'swept'",
+            [now.as_millis() as i64],
+            |row| row.get(0),
+        )?;
+        Ok(timestamp(latest))
+    }
+
+    /// Commits all of it in one transaction, or nothing. When it returns, it is on disk.
+    pub(in crate::audit) fn commit(&mut self, commit: &Commit<'_>) -> Result<(), StoreError> {
+        self.check_files()?;
+        let mut transaction = self
+            .connection
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let last: Option<i64> = transaction
+            .prepare_cached("SELECT max(idx) FROM entries")?
+            .query_row([], |row| row.get(0))?;
+        if last.map_or(0, |last| last as u64 + 1) != commit.next {
+            return Err(StoreError::Gap {
+                path: self.path.clone(),
+            });
+        }
+        if commit.probe {
+            probe(&mut transaction, commit.next)?;
+        }
+        insert(&transaction, commit)?;
+        if let Some(after) = commit.after {
+            let stored = stored_checkpoint(&transaction)?;
+            if stored.as_deref() != commit.before.map(Checkpoint::note) {
+                return Err(StoreError::Changed {
+                    path: self.path.clone(),
+                    why: "somebody else wrote a checkpoint to it".to_owned(),
+                });
+            }
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO marks VALUES ('checkpoint', ?1)")?
+                .execute([after.note()])?;
+        }
+        transaction.commit()?;
+        // What was deleted in the middle took the commit with it.
+        self.check_files()
+    }
+
+    fn check_files(&self) -> Result<(), StoreError> {
+        if identity(&self.path).ok() == Some(self.identity) {
+            return Ok(());
+        }
+        // Commits that only a deleted write-ahead log has are saved while we still have it open.
+        if let Err(error) = self.checkpoint() {
+            tracing::error!(%error, "entries may be lost");
+        }
+        Err(StoreError::Replaced {
+            path: self.path.clone(),
+        })
+    }
+
+    /// Brings what is in the write-ahead log into the database.
+    fn checkpoint(&self) -> Result<(), rusqlite::Error> {
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))
+    }
+}
+
+/// Tries whether an entry could be written, and has something written in any case.
+fn probe(transaction: &mut Transaction<'_>, next: u64) -> Result<(), rusqlite::Error> {
+    let savepoint = transaction.savepoint()?;
+    savepoint
+        .prepare_cached("INSERT INTO entries (idx, time, kind, body) VALUES (?1, 0, 'probe', '')")?
+        .execute([next as i64])?;
+    drop(savepoint);
+    // Of a transaction that changes nothing, nothing would be written.
+    transaction
+        .prepare_cached("UPDATE marks SET value = 1 - value WHERE name = 'probe'")?
+        .execute([])?;
+    Ok(())
+}
+
+fn insert(transaction: &Transaction<'_>, commit: &Commit<'_>) -> Result<(), rusqlite::Error> {
+    let mut entry = transaction.prepare_cached(
+        "INSERT INTO entries
+         (idx, time, kind, requester, subject, role, purpose, serial, body)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?;
+    let mut node = transaction.prepare_cached("INSERT INTO tree (idx, hashes) VALUES (?1, ?2)")?;
+    for (row, hashes) in commit.rows.iter().zip(commit.hashes) {
+        entry.execute(params![
+            row.index.0 as i64,
+            row.time.as_millis() as i64,
+            row.kind,
+            row.requester,
+            row.subject,
+            row.role,
+            row.purpose,
+            row.serial.map(|serial| serial.get() as i64),
+            row.body,
+        ])?;
+        let hashes: Vec<u8> = hashes.iter().flat_map(|hash| hash.0).collect();
+        node.execute(params![row.index.0 as i64, hashes])?;
+    }
+    let mut insert = transaction
+        .prepare_cached("INSERT OR REPLACE INTO nonces (expires, nonce) VALUES (?1, ?2)")?;
+    for (nonce, expires) in commit.nonces {
+        insert.execute(params![expires.as_millis() as i64, nonce])?;
+    }
+    if let Some(before) = commit.sweep {
+        let before = before.as_millis() as i64;
+        transaction.execute("DELETE FROM nonces WHERE expires < ?1", [before])?;
+        transaction.execute("UPDATE marks SET value = ?1 WHERE name = 'swept'", [before])?;
+    }
+    Ok(())
+}

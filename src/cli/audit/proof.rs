@@ -1,0 +1,116 @@
+//! `hallpass audit key`, `prove` and `verify-proof`
+
+use std::path::PathBuf;
+
+use super::{FIRST_SERIAL, number};
+use crate::audit::{EntryProof, VerifierKey};
+use crate::cli::ClientArgs;
+use crate::cli::entry::in_words;
+use crate::cli::failure::Failure;
+use crate::cli::output::{both, print};
+use crate::client::{ConfigFolder, History, Query, write_public};
+use crate::model::Timestamp;
+
+/// Print the key by which others verify the log's checkpoints
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  hallpass audit key > hallpass.vkey")]
+pub(in crate::cli) struct Key {
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Prove that an entry is in the log
+///
+/// The proof holds the entry, a signed checkpoint and the hashes in between (C2SP tlog-proof):
+/// whoever has the log's key can check it without the CA.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  hallpass audit prove 1042 --out 1042.tlog-proof
+  hallpass audit prove 1180591620717411303")]
+pub(in crate::cli) struct Prove {
+    /// An entry's place in the log, or the serial number of a certificate
+    #[arg(value_name = "SERIAL|ENTRY", value_parser = number)]
+    number: u64,
+    /// Write it to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Check a proof, or an export, without the CA
+///
+/// Reads a file from `hallpass audit prove` and shows the entry that it proves.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  hallpass audit verify-proof 1042.tlog-proof
+  hallpass audit verify-proof 1042.tlog-proof --key \"$(cat hallpass.vkey)\" --witness KEY")]
+pub(in crate::cli) struct VerifyProof {
+    /// The file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The log's key, as `hallpass audit key` prints it; that of the CA that this account is
+    /// connected to when left out
+    #[arg(long, value_name = "KEY")]
+    key: Option<VerifierKey>,
+    /// Demand that this witness cosigned the checkpoint, too; more than once for several
+    #[arg(long, value_name = "KEY")]
+    witness: Vec<VerifierKey>,
+}
+
+pub(super) fn key(args: &Key) -> Result<(), Failure> {
+    let (_, api) = args.client.open()?;
+    print(format!("{}\n", api.log_key()))
+}
+
+pub(super) fn prove(args: &Prove) -> Result<(), Failure> {
+    let (folder, api) = args.client.open()?;
+    let place = if args.number >= FIRST_SERIAL {
+        "serials"
+    } else {
+        "entries"
+    };
+    let number = args.number.to_string();
+    let target = Query::path(&["v1", "log", "proofs", place, &number]);
+    let text = api.get_text(target.as_str())?;
+    let proof: EntryProof = text.parse().map_err(Failure::log)?;
+    let checkpoint = proof.check(api.log_key()).map_err(Failure::log)?;
+    History::new(&folder, &api).follow(&checkpoint)?;
+    match &args.out {
+        Some(path) => Ok(write_public(path, text.as_bytes())?),
+        None => print(text),
+    }
+}
+
+pub(super) fn verify_proof(args: &VerifyProof) -> Result<(), Failure> {
+    let log = match &args.key {
+        Some(key) => key.clone(),
+        None => ConfigFolder::locate()?.load()?.log_key,
+    };
+    let path = args.file.display();
+    let text = std::fs::read_to_string(&args.file)
+        .map_err(|error| Failure::no_input(format!("{path}: {error}")))?;
+    let wrong = |error: &dyn std::fmt::Display| Failure::log(format!("{path}: {error}"));
+    let proof: EntryProof = text
+        .parse()
+        .map_err(|error| Failure::data(format!("{path}: {error}")))?;
+    let checkpoint = proof.check(&log).map_err(|error| wrong(&error))?;
+    let mut proven = format!(
+        "Proven: entry {} of the {} that {} had.\n",
+        proof.index.0,
+        checkpoint.size,
+        log.name()
+    );
+    for witness in &args.witness {
+        let time = checkpoint
+            .cosigned_by(witness)
+            .map_err(|error| wrong(&error))?
+            .ok_or_else(|| wrong(&format!("{} did not cosign its checkpoint", witness.name())))?;
+        let time = both(Timestamp::from_secs(time));
+        proven += &format!("Cosigned by {} at {time}.\n", witness.name());
+    }
+    let entry = serde_json::from_str(&proof.entry).map_err(|error| wrong(&error))?;
+    print(format!("{proven}\n{}", in_words(&entry)))
+}

@@ -1,0 +1,203 @@
+//! What this client saw of the CA's log. The newest checkpoint is kept, and whatever comes later
+//! must continue it: so a log that was rewritten, or put back to an old backup, is noticed.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use super::files::{self, FileError};
+use super::{Api, ApiError, ConfigFolder, Query, now};
+use crate::audit::{Checkpoint, CheckpointError, Hash, Hashes, ProofError, VerifierKey};
+use crate::model::{CertificateAnswer, ConsistencyProof};
+
+/// The newest checkpoint that this client saw.
+pub struct History<'a> {
+    folder: &'a ConfigFolder,
+    api: &'a Api,
+}
+
+impl<'a> History<'a> {
+    /// Of the CA that `api` speaks to.
+    pub fn new(folder: &'a ConfigFolder, api: &'a Api) -> Self {
+        Self { folder, api }
+    }
+
+    fn key(&self) -> &VerifierKey {
+        self.api.log_key()
+    }
+
+    /// Checks that a certificate is in the log, and that this log continues the one seen before.
+    ///
+    /// # Errors
+    /// When it is not proven, or the log was rewritten.
+    pub fn check_receipt(&self, answer: &CertificateAnswer) -> Result<(), HistoryError> {
+        let receipt = &answer.receipt;
+        let checkpoint = self.open(&receipt.checkpoint)?;
+        let unproven = |why: &ProofError| HistoryError::Unproven {
+            what: format!("that the certificate is its entry {}", answer.entry.0),
+            why: why.to_string(),
+        };
+        let leaf =
+            Hash::parse_hash(&receipt.leaf_hash).map_err(|_| unproven(&ProofError::Malformed))?;
+        Hashes::try_from(receipt.inclusion.clone())
+            .and_then(|hashes| hashes.check_inclusion(answer.entry, leaf, &checkpoint))
+            .map_err(|why| unproven(&why))?;
+        self.follow(&checkpoint)
+    }
+
+    /// Asks for the newest checkpoint, and checks that it continues the one seen before.
+    ///
+    /// # Errors
+    /// When there is none, or the log was rewritten.
+    pub fn newest(&self) -> Result<Checkpoint, HistoryError> {
+        let checkpoint = self.open(&self.api.get_text("/v1/log/checkpoint")?)?;
+        self.follow(&checkpoint)?;
+        Ok(checkpoint)
+    }
+
+    /// Checks that a checkpoint and the newest one seen are of one log, and remembers the newer.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn follow(&self, checkpoint: &Checkpoint) -> Result<(), HistoryError> {
+        let Some(seen) = self.seen()? else {
+            return self.remember(checkpoint);
+        };
+        self.check(&seen, checkpoint)?;
+        if checkpoint.size > seen.size {
+            self.remember(checkpoint)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that two checkpoints are of one log, whichever is the newer.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn check(&self, one: &Checkpoint, other: &Checkpoint) -> Result<(), HistoryError> {
+        let (old, new) = if one.size <= other.size {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        let hashes = if old.size == new.size {
+            Hashes(Vec::new())
+        } else {
+            self.consistency(old, new)?
+        };
+        hashes
+            .check_consistency((old.size, old.root), (new.size, new.root))
+            .map_err(|_| self.rewritten(old, new))
+    }
+
+    fn consistency(&self, old: &Checkpoint, new: &Checkpoint) -> Result<Hashes, HistoryError> {
+        let target = Query::path(&["v1", "log", "consistency"])
+            .with("old", Some(old.size))
+            .with("new", Some(new.size));
+        let proof: ConsistencyProof = match self.api.get(target.as_str()) {
+            Ok(proof) => proof,
+            // It once was as long as that, and can't be shorter.
+            Err(ApiError::Refused { status: 404, .. }) => return Err(self.rewritten(old, new)),
+            Err(error) => return Err(error.into()),
+        };
+        Hashes::try_from(proof.hashes).map_err(|_| self.rewritten(old, new))
+    }
+
+    fn open(&self, note: &str) -> Result<Checkpoint, HistoryError> {
+        Checkpoint::open(note, self.key()).map_err(HistoryError::Checkpoint)
+    }
+
+    /// The newest checkpoint that was seen.
+    fn seen(&self) -> Result<Option<Checkpoint>, HistoryError> {
+        let path = self.folder.checkpoint();
+        let note = match fs::read_to_string(&path) {
+            Ok(note) => note,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(HistoryError::Unreadable { path, source }),
+        };
+        match Checkpoint::open(&note, self.key()) {
+            Ok(checkpoint) => Ok(Some(checkpoint)),
+            Err(source) => Err(HistoryError::Damaged { path, source }),
+        }
+    }
+
+    fn remember(&self, checkpoint: &Checkpoint) -> Result<(), HistoryError> {
+        Ok(files::replace(
+            &self.folder.checkpoint(),
+            checkpoint.note().as_bytes(),
+        )?)
+    }
+
+    /// Keeps what proves it.
+    fn rewritten(&self, old: &Checkpoint, new: &Checkpoint) -> HistoryError {
+        let evidence = self.folder.evidence(now());
+        let text = format!("{}\n{}", old.note(), new.note());
+        let kept = files::replace(&evidence, text.as_bytes()).is_ok();
+        HistoryError::Rewritten {
+            old: old.size,
+            new: new.size,
+            evidence: kept.then_some(evidence),
+        }
+    }
+}
+
+/// Why the log is not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// Two checkpoints that the log's key signed do not fit together.
+    #[error(
+        "THE CA'S AUDIT LOG WAS CHANGED. What it shows now, {new} entries, does not continue what \
+         it showed before, {old} entries, and both are signed by its key. Nothing that it says \
+         should be believed before somebody has found out why: tell whoever is responsible for \
+         security.{}\nIf an old backup of the CA was restored on purpose, \
+         run `hallpass connect` again to begin anew.",
+        evidence.as_ref().map_or_else(String::new, |path| format!(" The proof is kept in {}.", path.display()))
+    )]
+    Rewritten {
+        /// The smaller size.
+        old: u64,
+        /// The larger size.
+        new: u64,
+        /// Both checkpoints.
+        evidence: Option<PathBuf>,
+    },
+    /// A checkpoint that is not the log's.
+    #[error(
+        "the CA's checkpoint of its log can't be believed: {0}; if the CA was made anew, run \
+         `hallpass connect` again"
+    )]
+    Checkpoint(CheckpointError),
+    /// A proof that does not hold.
+    #[error("the CA does not prove {what}: {why}; tell its administrator")]
+    Unproven {
+        /// What it should have proven.
+        what: String,
+        /// Why it did not.
+        why: String,
+    },
+    /// What was remembered can't be read.
+    #[error("can't read {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What was remembered is not the log's.
+    #[error(
+        "{path} should be the newest checkpoint of the CA's log that was seen here: {source}; run \
+         `hallpass connect` again"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: CheckpointError,
+    },
+    /// The CA gave no answer.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The checkpoint can't be kept.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
