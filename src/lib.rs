@@ -9,6 +9,7 @@
 //! - [`audit`]: the log
 //! - [`identity`]: who signed this request?
 //! - [`authority`]: the use cases; the only place where the five above meet
+//! - [`outbound`]: whom the server believes when it calls others
 //! - [`http`]: the JSON API over TLS
 //! - [`client`]: what a person runs
 //! - [`cli`]: the command line; prints, and nothing else
@@ -26,4 +27,5 @@ pub mod http;
 pub mod identity;
 pub mod keys;
 pub mod model;
+pub mod outbound;
 pub mod policy;

@@ -15,6 +15,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
 
 use super::guests::Guests;
 use super::problem::Problem;
@@ -72,7 +73,8 @@ pub async fn serve(
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let guests = Guests::default();
-    let renewal = tokio::spawn(tls.keep_fresh());
+    let tasks = TaskTracker::new();
+    let renewal = tasks.spawn(tls.keep_fresh());
     ready();
     let mut stop = std::pin::pin!(stop);
     loop {
@@ -100,17 +102,20 @@ pub async fn serve(
             router.clone(),
             graceful.watcher(),
         );
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             work.await;
             drop((permit, guest));
         });
     }
     renewal.abort();
     drop(listener);
-    if tokio::time::timeout(FAREWELL, graceful.shutdown())
-        .await
-        .is_err()
-    {
+    tasks.close();
+    let farewell = async {
+        graceful.shutdown().await;
+        // The last of them to end lets go of the authority, which then can be closed.
+        tasks.wait().await;
+    };
+    if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
         tracing::warn!("requests in flight were cut off");
     }
     Ok(())
