@@ -10,10 +10,12 @@ mod log;
 mod proof;
 mod store;
 mod tree;
+mod verify;
 
 pub use checkpoint::{Checkpoint, CheckpointError, IllegalKey, NoteKind, NoteSigner, VerifierKey};
 pub use entry::{Actor, Asked, AuthorityKey, Decision, Entry, Event, RecordedCertificate, Refused};
 pub use log::{Log, LogError, Opened, Place, Slot};
 pub use proof::{EntryProof, Hashes, ProofError};
-pub use store::{Filter, Found, Reader, StoreError, TileRange};
+pub use store::{Database, Filter, Found, Reader, StoreError, TileRange};
 pub use tree::{Frontier, Hash, record_hash};
+pub use verify::{Beside, Columns, Entries, Expected, Stored, Verified, Wrong, verify};

@@ -3,11 +3,13 @@
 //! docs/certificates.md.
 
 mod inspect;
+mod issuer;
 mod ssh;
 mod subject;
 mod x509;
 
 pub use inspect::{InspectError, Inspected, inspect};
+pub use issuer::{IssuerError, Issuers};
 pub use ssh::{SshCa, SshHostGrant, SshUserGrant, parse_public_key};
 pub use subject::{CsrSubject, SubjectError, check_ssh_key};
 pub use x509::{

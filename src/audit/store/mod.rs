@@ -1,6 +1,7 @@
 //! The log's SQLite database: all of the SQL there is.
 
 mod reader;
+mod whole;
 mod writer;
 
 use std::fs;
@@ -17,6 +18,7 @@ use crate::keys::SignError;
 use crate::model::Timestamp;
 
 pub use reader::{Filter, Found, Reader, TileRange};
+pub use whole::Database;
 pub(super) use writer::{Commit, End, Row, Store};
 
 /// Marks the file as Hallpass's ("hall").

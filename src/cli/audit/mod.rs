@@ -2,6 +2,7 @@
 
 mod list;
 mod proof;
+mod verify;
 
 use super::failure::Failure;
 
@@ -14,7 +15,9 @@ pub(super) enum Command {
     List(list::List),
     Show(list::Show),
     Key(proof::Key),
+    Checkpoint(proof::Newest),
     Prove(proof::Prove),
+    Verify(verify::Verify),
     VerifyProof(proof::VerifyProof),
 }
 
@@ -23,7 +26,9 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
         Command::List(args) => list::list(args),
         Command::Show(args) => list::show(&args),
         Command::Key(args) => proof::key(&args),
+        Command::Checkpoint(args) => proof::checkpoint(&args),
         Command::Prove(args) => proof::prove(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::VerifyProof(args) => proof::verify_proof(&args),
     }
 }

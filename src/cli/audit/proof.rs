@@ -19,6 +19,17 @@ pub(in crate::cli) struct Key {
     client: ClientArgs,
 }
 
+/// Print the newest checkpoint of the log
+///
+/// Its signature is checked, and that it continues the newest one that was seen before. Kept, it
+/// shows later whether the log was changed since.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  hallpass audit checkpoint > checkpoint-of-today")]
+pub(in crate::cli) struct Newest {
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
 /// Prove that an entry is in the log
 ///
 /// The proof holds the entry, a signed checkpoint and the hashes in between (C2SP tlog-proof):
@@ -63,6 +74,11 @@ pub(in crate::cli) struct VerifyProof {
 pub(super) fn key(args: &Key) -> Result<(), Failure> {
     let (_, api) = args.client.open()?;
     print(format!("{}\n", api.log_key()))
+}
+
+pub(super) fn checkpoint(args: &Newest) -> Result<(), Failure> {
+    let (folder, api) = args.client.open()?;
+    print(History::new(&folder, &api).newest()?.note())
 }
 
 pub(super) fn prove(args: &Prove) -> Result<(), Failure> {

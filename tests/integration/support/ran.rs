@@ -36,6 +36,12 @@ impl Ran {
             self.out
         );
     }
+
+    /// Checks the exit code and a part of what was said on standard error.
+    #[track_caller]
+    pub(crate) fn fails_with(&self, code: i32, words: &str) {
+        assert!(self.code == code && self.err.contains(words), "{self:?}");
+    }
 }
 
 impl From<Output> for Ran {

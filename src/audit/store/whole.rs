@@ -1,0 +1,153 @@
+//! Reading a whole database to verify it: also one that nobody should trust.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Row};
+
+use super::{StoreError, check_format, stored_checkpoint, unreadable};
+use crate::audit::verify::{Beside, Columns, Entries, Stored, Wrong};
+use crate::model::EntryIndex;
+
+/// A log's database, opened for reading by several threads. What it holds is not believed.
+pub struct Database {
+    path: PathBuf,
+    /// Connections that no thread uses.
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Database {
+    /// Opens a database beside the server that may be writing to it.
+    ///
+    /// # Errors
+    /// When it can't be opened or is no log.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let database = Self {
+            path: path.to_owned(),
+            idle: Mutex::default(),
+        };
+        let connection = database.connect()?;
+        database.give_back(connection);
+        Ok(database)
+    }
+
+    /// The signed note of the newest checkpoint, as it is stored.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn newest(&self) -> Result<Option<String>, StoreError> {
+        let connection = self.connect()?;
+        let note = stored_checkpoint(&connection).map_err(|error| unreadable(&self.path, error))?;
+        self.give_back(connection);
+        Ok(note)
+    }
+
+    /// The index of the last entry or hash that is stored.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn last(&self) -> Result<Option<u64>, StoreError> {
+        let connection = self.connect()?;
+        let last: Option<i64> = connection
+            .query_row(
+                "SELECT max(last) FROM (SELECT max(idx) AS last FROM entries
+                 UNION ALL SELECT max(idx) FROM tree)",
+                [],
+                |row| row.get(0),
+            )
+            .map_err(|error| unreadable(&self.path, error))?;
+        self.give_back(connection);
+        Ok(last.map(|last| last as u64))
+    }
+
+    fn connect(&self) -> Result<Connection, StoreError> {
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        if let Some(connection) = idle {
+            return Ok(connection);
+        }
+        let connection = Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .map_err(|error| unreadable(&self.path, error))?;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        check_format(&connection)?;
+        Ok(connection)
+    }
+
+    fn give_back(&self, connection: Connection) {
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(connection);
+    }
+}
+
+impl Entries for Database {
+    fn read(
+        &self,
+        range: Range<u64>,
+        each: &mut dyn FnMut(&Stored<'_>) -> Result<(), Wrong>,
+    ) -> Result<(), Wrong> {
+        let connection = self.connect()?;
+        let unreadable = |error| Wrong::Store(unreadable(&self.path, error));
+        {
+            let bounds = [range.start as i64, range.end as i64];
+            let mut entries = connection
+                .prepare_cached(
+                    "SELECT idx, time, kind, requester, subject, role, purpose, serial, body
+                     FROM entries WHERE idx >= ?1 AND idx < ?2 ORDER BY idx",
+                )
+                .map_err(unreadable)?;
+            let mut entries = entries.query(bounds).map_err(unreadable)?;
+            let mut nodes = connection
+                .prepare_cached(
+                    "SELECT idx, hashes FROM tree WHERE idx >= ?1 AND idx < ?2 ORDER BY idx",
+                )
+                .map_err(unreadable)?;
+            let mut nodes = nodes.query(bounds).map_err(unreadable)?;
+            for index in range {
+                let Some(entry) = entries.next().map_err(unreadable)? else {
+                    return Err(Wrong::Missing { index });
+                };
+                let Some(node) = nodes.next().map_err(unreadable)? else {
+                    return Err(Wrong::Missing { index });
+                };
+                each(&stored(entry, node).map_err(unreadable)?)?;
+            }
+        }
+        self.give_back(connection);
+        Ok(())
+    }
+}
+
+fn stored<'a>(entry: &'a Row<'_>, node: &'a Row<'_>) -> Result<Stored<'a>, rusqlite::Error> {
+    let text = |column: usize| Ok::<_, rusqlite::Error>(entry.get_ref(column)?.as_str_or_null()?);
+    let index: i64 = entry.get(0)?;
+    let place: i64 = node.get(0)?;
+    // Of one that is missing there are no hashes.
+    let hashes = if place == index {
+        node.get_ref(1)?.as_blob()?
+    } else {
+        &[]
+    };
+    Ok(Stored {
+        index: EntryIndex(index as u64),
+        body: entry.get_ref(8)?.as_str()?,
+        beside: Some(Beside {
+            columns: Some(Columns {
+                time: entry.get::<_, i64>(1)? as u64,
+                kind: text(2)?.unwrap_or_default(),
+                requester: text(3)?,
+                subject: text(4)?,
+                role: text(5)?,
+                purpose: text(6)?,
+                serial: entry.get::<_, Option<i64>>(7)?.map(|serial| serial as u64),
+            }),
+            hashes,
+        }),
+    })
+}

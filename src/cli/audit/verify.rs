@@ -1,0 +1,284 @@
+//! `hallpass audit verify`
+
+use std::io::{IsTerminal, Write};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::audit::{
+    Checkpoint, Database, Entries, Expected, Stored, Verified, VerifierKey, Wrong, verify,
+};
+use crate::authority::Home;
+use crate::cli::ClientArgs;
+use crate::cli::failure::Failure;
+use crate::cli::output::print;
+use crate::client::{Api, ApiError, History};
+use crate::keys::{KeyKind, KeyStore};
+use crate::model::EntryIndex;
+
+/// How many entries a bundle of the API has.
+const BUNDLE: u64 = 256;
+
+/// Verify the whole log
+///
+/// Computes everything anew from the entries: their hashes and the tree, their order, the serial
+/// numbers, and the signatures of the certificates by the CA keys that the log itself introduced.
+/// Names the first entry that does not fit. Entries come from the CA, or from its database with
+/// --home.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  hallpass audit verify
+  hallpass audit verify --since checkpoint-of-last-year --witness KEY
+  hallpass audit verify --home /var/lib/hallpass --key \"$(cat hallpass.vkey)\"")]
+pub(in crate::cli) struct Verify {
+    /// Read the database of this home, on the CA's machine, beside the server or without it
+    #[arg(long, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// The log's key, as `hallpass audit key` prints it; left out: what this account knows of the
+    /// CA, or with --home what lies there, which an intruder could have replaced
+    #[arg(long, value_name = "KEY")]
+    key: Option<VerifierKey>,
+    /// A checkpoint from before, as `hallpass audit checkpoint` prints it: the log must continue
+    /// it. More than once for several
+    #[arg(long, value_name = "CHECKPOINT-FILE")]
+    since: Vec<PathBuf>,
+    /// Leave out the signatures of the certificates, which take most of the time
+    #[arg(long)]
+    no_certificates: bool,
+    /// Show how far it is, also where standard error is no terminal
+    #[arg(long)]
+    progress: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) fn run(args: &Verify) -> Result<(), Failure> {
+    match &args.home {
+        Some(home) => in_home(args, &Home::new(home)),
+        None => from_ca(args),
+    }
+}
+
+fn in_home(args: &Verify, home: &Home) -> Result<(), Failure> {
+    let key = match &args.key {
+        Some(key) => key.clone(),
+        None => KeyStore::public_in(&home.keys(), KeyKind::Log)
+            .map_err(Failure::no_input)?
+            .parse()
+            .map_err(Failure::data)?,
+    };
+    let database = Database::open(&home.database()).map_err(Failure::no_input)?;
+    let note = database.newest().map_err(Failure::no_input)?;
+    let note = note.ok_or_else(|| Failure::log("the log has no checkpoint"))?;
+    let newest = Checkpoint::open(&note, &key)
+        .map_err(|error| Failure::log(format!("the newest checkpoint: {error}")))?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let verified = check(args, &database, &newest, &key, threads)?;
+    let last = database.last().map_err(Failure::no_input)?;
+    // While a server writes, there is more by now, and a newer checkpoint with it.
+    let grown = database.newest().map_err(Failure::no_input)? != Some(note);
+    if last.is_some_and(|last| last >= newest.size) && !grown {
+        return Err(Failure::log(Wrong::Unsigned { index: newest.size }));
+    }
+    say(&verified, &newest, &key)
+}
+
+fn from_ca(args: &Verify) -> Result<(), Failure> {
+    let (folder, api) = args.client.open()?;
+    let key = args.key.clone().unwrap_or_else(|| api.log_key().clone());
+    let newest = History::new(&folder, &api).newest()?;
+    if key != *api.log_key() {
+        return Err(Failure::log(format!(
+            "this account is connected to the CA of the log {}, not of {}",
+            api.log_key().name(),
+            key.name()
+        )));
+    }
+    let verified = check(args, &Remote(&api), &newest, &key, 1)?;
+    say(&verified, &newest, &key)
+}
+
+fn check(
+    args: &Verify,
+    entries: &impl Entries,
+    newest: &Checkpoint,
+    key: &VerifierKey,
+    threads: usize,
+) -> Result<Verified, Failure> {
+    let mut earlier = Vec::new();
+    for path in &args.since {
+        let name = path.display();
+        let note = std::fs::read_to_string(path)
+            .map_err(|error| Failure::no_input(format!("{name}: {error}")))?;
+        let checkpoint = Checkpoint::open(&note, key)
+            .map_err(|error| Failure::data(format!("{name}: {error}")))?;
+        if checkpoint.size > newest.size {
+            return Err(Failure::log(Wrong::Shorter {
+                entries: newest.size,
+                before: checkpoint.size,
+            }));
+        }
+        earlier.push(checkpoint);
+    }
+    let expected = Expected {
+        newest: newest.clone(),
+        earlier,
+        key: key.to_string(),
+        certificates: !args.no_certificates,
+    };
+    let mut bar = Bar::new(args.progress, newest.size);
+    let verified = verify(entries, &expected, threads, &mut |done| bar.show(done));
+    bar.clear();
+    verified.map_err(|wrong| match wrong {
+        Wrong::Unread { source, .. } => match source.downcast::<ApiError>() {
+            Ok(error) => (*error).into(),
+            Err(error) => Failure::unavailable(error),
+        },
+        wrong => Failure::log(format!("THE LOG DOES NOT VERIFY: {wrong}")),
+    })
+}
+
+fn say(verified: &Verified, newest: &Checkpoint, key: &VerifierKey) -> Result<(), Failure> {
+    let Verified {
+        entries,
+        certificates,
+    } = verified;
+    print(format!(
+        "Verified: all {entries} entries of {} with {certificates} certificates, root {}.\n",
+        key.name(),
+        newest.root
+    ))
+}
+
+/// The entries as the CA hands them out.
+struct Remote<'a>(&'a Api);
+
+impl Entries for Remote<'_> {
+    fn read(
+        &self,
+        range: Range<u64>,
+        each: &mut dyn FnMut(&Stored<'_>) -> Result<(), Wrong>,
+    ) -> Result<(), Wrong> {
+        let mut next = range.start;
+        while next < range.end {
+            let bundle = next / BUNDLE;
+            let width = BUNDLE.min(range.end - bundle * BUNDLE);
+            let unread = |source| Wrong::Unread {
+                index: next,
+                source,
+            };
+            let bytes = self
+                .0
+                .get_bytes(&bundle_target(bundle, width))
+                .map_err(|error| unread(error.into()))?;
+            let mut rest = bytes.as_slice();
+            for index in bundle * BUNDLE..bundle * BUNDLE + width {
+                let (body, after) =
+                    split(rest).ok_or_else(|| unread("the bundle is cut short".into()))?;
+                rest = after;
+                if range.contains(&index) {
+                    each(&Stored {
+                        index: EntryIndex(index),
+                        body,
+                        beside: None,
+                    })?;
+                }
+            }
+            next = bundle * BUNDLE + width;
+        }
+        Ok(())
+    }
+}
+
+fn bundle_target(bundle: u64, width: u64) -> String {
+    let mut groups = format!("{:03}", bundle % 1000);
+    let mut above = bundle / 1000;
+    while above > 0 {
+        groups = format!("x{:03}/{groups}", above % 1000);
+        above /= 1000;
+    }
+    let part = if width == BUNDLE {
+        String::new()
+    } else {
+        format!(".p/{width}")
+    };
+    format!("/v1/log/tile/entries/{groups}{part}")
+}
+
+/// The first entry of a bundle and the rest of it.
+fn split(bundle: &[u8]) -> Option<(&str, &[u8])> {
+    let (length, rest) = bundle.split_first_chunk()?;
+    let (body, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+    Some((std::str::from_utf8(body).ok()?, rest))
+}
+
+/// A line on standard error that says how far it is.
+struct Bar {
+    shown: bool,
+    total: u64,
+    begun: Instant,
+    next: Instant,
+}
+
+impl Bar {
+    const EVERY: Duration = Duration::from_millis(200);
+
+    fn new(wanted: bool, total: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            shown: wanted || std::io::stderr().is_terminal(),
+            total,
+            begun: now,
+            next: now + Self::EVERY,
+        }
+    }
+
+    fn show(&mut self, done: u64) {
+        if !self.shown || Instant::now() < self.next {
+            return;
+        }
+        self.next = Instant::now() + Self::EVERY;
+        let Self { total, begun, .. } = self;
+        let rate = done as f64 / begun.elapsed().as_secs_f64().max(0.001);
+        let percent = done * 100 / (*total).max(1);
+        let filled = (percent / 5) as usize;
+        let left = total.saturating_sub(done) as f64 / rate.max(1.0);
+        write!(
+            std::io::stderr(),
+            "\r[{:#<filled$}{:.<rest$}] {percent:3} %  {done} of {total}  {rate:.0}/s  {left:.0} s left \x1b[K",
+            "",
+            "",
+            rest = 20 - filled.min(20)
+        )
+        .ok();
+    }
+
+    fn clear(&self) {
+        if self.shown {
+            write!(std::io::stderr(), "\r\x1b[K").ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bundles_are_named_as_tlog_tiles_has_it() {
+        assert_eq!(bundle_target(0, 256), "/v1/log/tile/entries/000");
+        assert_eq!(
+            bundle_target(1_234_067, 7),
+            "/v1/log/tile/entries/x001/x234/067.p/7"
+        );
+    }
+
+    #[test]
+    fn a_bundle_that_is_cut_short_gives_nothing() {
+        assert_eq!(split(b"\0\x02ab\0"), Some(("ab", &b"\0"[..])));
+        for cut in [&b""[..], b"\0", b"\0\x03ab", b"\0\x01\xff"] {
+            assert_eq!(split(cut), None);
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! Whoever changes the log is found out, and what was changed is named.
+
+use std::fs;
+use std::path::Path;
+
+use hallpass::audit::{Frontier, record_hash};
+use rusqlite::Connection;
+
+use crate::support::{Ca, Home, Person, Ran};
+
+/// A log of some entries, whose server has stopped, and one of the people in it.
+fn log() -> (Home, Person) {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call", "database-support"]);
+    for _ in 0..3 {
+        ask(&bob).ok();
+        bob.hallpass([
+            "request",
+            "patients-read",
+            "--purpose",
+            "incident",
+            "--reason",
+            "INC-1",
+        ])
+        .ok();
+    }
+    (ca.stop(), bob)
+}
+
+fn ask(person: &Person) -> Ran {
+    person.hallpass([
+        "request",
+        "server-operator",
+        "--purpose",
+        "incident",
+        "--reason",
+        "x",
+    ])
+}
+
+fn verify(person: &Person, home: &Home) -> Ran {
+    let path = home.path();
+    person.hallpass(["audit", "verify", "--home", path.to_str().unwrap()])
+}
+
+/// The database with nothing in it that stops a thief.
+fn opened(path: &Path) -> Connection {
+    let log = Connection::open(path).unwrap();
+    log.execute_batch(
+        "DROP TRIGGER IF EXISTS entries_stay; DROP TRIGGER IF EXISTS entries_remain;
+         DROP TRIGGER IF EXISTS tree_stays; DROP TRIGGER IF EXISTS tree_remains;",
+    )
+    .unwrap();
+    log
+}
+
+/// Makes the stored tree fit the entries again, as far as it can be done without the log's key.
+fn mend_tree(log: &Connection) {
+    let mut tree = Frontier::default();
+    let bodies: Vec<String> = log
+        .prepare("SELECT body FROM entries ORDER BY idx")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    log.execute("DELETE FROM tree", []).unwrap();
+    for (index, body) in bodies.iter().enumerate() {
+        let hashes = tree.append(record_hash(body.as_bytes()));
+        let hashes: Vec<u8> = hashes.iter().flat_map(|hash| hash.0).collect();
+        log.execute("INSERT INTO tree VALUES (?, ?)", (index as i64, hashes))
+            .unwrap();
+    }
+}
+
+const REPLACE: &str = "UPDATE entries SET body = replace(body, '\"bob\"', '\"eve\"')";
+const SWAP: &str = "CREATE TEMP TABLE two AS SELECT * FROM entries WHERE idx IN (10, 12);
+    UPDATE entries SET body = (SELECT body FROM two WHERE two.idx = 22 - entries.idx)
+    WHERE idx IN (10, 12)";
+
+type Tamper = (&'static str, fn(&Connection), &'static str);
+
+const TAMPERED: [Tamper; 14] = [
+    (
+        "one word of an entry",
+        |log| {
+            log.execute_batch(&format!("{REPLACE} WHERE idx = 11"))
+                .unwrap()
+        },
+        "entry 11 does not fit: it is not what was committed: its hash is another",
+    ),
+    (
+        "one bit of an entry",
+        |log| {
+            log.execute_batch("UPDATE entries SET body = replace(body, '.', '/') WHERE idx = 9")
+                .unwrap();
+        },
+        "entry 9 does not fit: it can't be read: ",
+    ),
+    (
+        "an entry and its hash",
+        |log| {
+            log.execute_batch(&format!("{REPLACE} WHERE idx = 12"))
+                .unwrap();
+            let body: String = log
+                .query_row("SELECT body FROM entries WHERE idx = 12", [], |row| {
+                    row.get(0)
+                })
+                .unwrap();
+            log.execute(
+                "UPDATE tree SET hashes = CAST(? || substr(hashes, 33) AS BLOB) WHERE idx = 12",
+                [record_hash(body.as_bytes()).0],
+            )
+            .unwrap();
+            log.execute_batch("UPDATE entries SET requester = 'eve' WHERE idx = 12")
+                .unwrap();
+        },
+        "entry 13 does not fit: the hashes of the tree above it are not what they were",
+    ),
+    (
+        "an entry and all hashes",
+        |log| {
+            log.execute_batch(&format!(
+                "{REPLACE} WHERE idx = 12; UPDATE entries SET requester = 'eve' WHERE idx = 12"
+            ))
+            .unwrap();
+            mend_tree(log);
+        },
+        "entries are not those that the newest checkpoint was signed for: some were changed",
+    ),
+    (
+        "a copy that is searched",
+        |log| {
+            log.execute_batch("UPDATE entries SET requester = 'eve' WHERE idx = 12")
+                .unwrap();
+        },
+        "entry 12 does not fit: what is searched is not what it says",
+    ),
+    (
+        "a kind, so that it is passed over at the start",
+        |log| {
+            log.execute_batch(
+                "UPDATE entries SET kind = 'request-refused' WHERE kind = 'user-enrolled'",
+            )
+            .unwrap();
+        },
+        "does not fit: what is searched is not what it says",
+    ),
+    (
+        "two entries swapped",
+        |log| log.execute_batch(SWAP).unwrap(),
+        "entry 10 does not fit: it is not what was committed",
+    ),
+    (
+        "two entries swapped, and the tree made to fit",
+        |log| {
+            log.execute_batch(SWAP).unwrap();
+            mend_tree(log);
+        },
+        "entry 10 does not fit: ",
+    ),
+    (
+        "the last entry deleted",
+        |log| {
+            log.execute_batch("DELETE FROM entries WHERE idx = (SELECT max(idx) FROM entries)")
+                .unwrap();
+        },
+        "is missing",
+    ),
+    (
+        "the last entry deleted with its hashes",
+        |log| {
+            log.execute_batch(
+                "DELETE FROM entries WHERE idx = (SELECT max(idx) FROM entries);
+                 DELETE FROM tree WHERE idx = (SELECT max(idx) FROM tree)",
+            )
+            .unwrap();
+        },
+        "is missing",
+    ),
+    (
+        "one deleted in the middle",
+        |log| {
+            log.execute_batch("DELETE FROM entries WHERE idx = 10")
+                .unwrap()
+        },
+        "entry 10 is missing",
+    ),
+    (
+        "one deleted in the middle, and the rest moved up",
+        |log| {
+            log.execute_batch(
+                "DELETE FROM entries WHERE idx = 10;
+                 UPDATE entries SET idx = idx - 1 WHERE idx > 10",
+            )
+            .unwrap();
+            mend_tree(log);
+        },
+        "entry 10 does not fit: it says that it is entry 11",
+    ),
+    (
+        "an entry that nobody signed for",
+        |log| {
+            log.execute_batch(
+                "INSERT INTO entries (idx, time, kind, body)
+                 SELECT max(idx) + 1, max(time), 'request-failed', '{}' FROM entries",
+            )
+            .unwrap();
+        },
+        "on that no checkpoint was signed for",
+    ),
+    (
+        "a checkpoint of other entries",
+        |log| {
+            log.execute_batch(
+                "UPDATE marks SET value = replace(value, char(10) || '1', char(10) || '2')
+                 WHERE name = 'checkpoint'",
+            )
+            .unwrap();
+        },
+        "the newest checkpoint: the signature in the name of hallpass/",
+    ),
+];
+
+#[test]
+fn verify_names_what_was_changed() {
+    let (home, bob) = log();
+    let good = verify(&bob, &home).ok();
+    assert!(good.starts_with("Verified: all "), "{good}");
+    assert!(good.contains(" with 7 certificates"), "{good}");
+    let mut missed = String::new();
+    for (what, tamper, expected) in TAMPERED {
+        let home = home.copy();
+        let log = opened(&home.database());
+        tamper(&log);
+        drop(log);
+        let ran = verify(&bob, &home);
+        if ran.code != 76 || !ran.err.contains(expected) {
+            missed += &format!("{what}: {ran:?}\n");
+        }
+    }
+    assert_eq!(missed, "");
+}
+
+#[test]
+fn sqlite_itself_refuses_to_change_or_delete() {
+    let home = Home::new();
+    let log = Connection::open(home.database()).unwrap();
+    for sql in [
+        "UPDATE entries SET body = '' WHERE idx = 0",
+        "DELETE FROM entries WHERE idx = 0",
+        "UPDATE tree SET hashes = x'' WHERE idx = 0",
+        "DELETE FROM tree WHERE idx = 0",
+    ] {
+        let error = log.execute(sql, []).unwrap_err().to_string();
+        assert!(
+            error.contains("the audit log is append-only"),
+            "{sql}: {error}"
+        );
+    }
+}
+
+#[test]
+fn any_changed_byte_of_an_entry_in_the_file_is_found() {
+    let (home, bob) = log();
+    let log = Connection::open(home.database()).unwrap();
+    let body: String = log
+        .query_row("SELECT body FROM entries WHERE idx = 12", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    drop(log);
+    let file = fs::read(home.database()).unwrap();
+    let whole = |bytes: &&[u8]| *bytes == body.as_bytes();
+    let place = file
+        .windows(body.len())
+        .position(|bytes| whole(&bytes))
+        .unwrap();
+    for offset in [0, 17, body.len() / 2, body.len() - 1] {
+        let home = home.copy();
+        let mut file = file.clone();
+        file[place + offset] ^= 1;
+        fs::write(home.database(), file).unwrap();
+        let ran = verify(&bob, &home);
+        assert_eq!(ran.code, 76, "{ran:?}");
+        assert!(ran.err.contains("entry 12 does not fit"), "{ran:?}");
+    }
+}
+
+#[test]
+fn an_old_log_put_back_is_noticed_by_a_client() {
+    let (home, bob) = log();
+    let old = home.copy();
+    let ca = Ca::on(home);
+    bob.connect(&ca);
+    ask(&bob).ok();
+    ask(&bob).ok();
+    ca.stop();
+    let ca = Ca::on(old);
+    let ran = ask_at(&bob, &ca);
+    assert_rewritten(&bob, &ran);
+}
+
+#[test]
+fn a_fork_that_the_real_key_signed_is_noticed_by_a_client_and_by_an_auditor() {
+    let (home, bob) = log();
+    let fork = home.copy();
+    let ca = Ca::on(home);
+    bob.connect(&ca);
+    ask(&bob).ok();
+    let auditor = ca.admin();
+    let seen = auditor.folder.join("seen");
+    fs::write(&seen, auditor.hallpass(["audit", "checkpoint"]).ok()).unwrap();
+    ca.stop();
+
+    // The same key signs another history, which is longer.
+    let ca = Ca::on(fork);
+    let eve = ca.enrol("eve", &["on-call"]);
+    for _ in 0..4 {
+        ask(&eve).ok();
+    }
+    let ran = ask_at(&bob, &ca);
+    assert_rewritten(&bob, &ran);
+    // It is not forgotten by asking again.
+    let ran = ask_at(&bob, &ca);
+    assert_eq!(ran.code, 76, "{ran:?}");
+
+    // In itself the fork is sound; only what was seen before tells.
+    let auditor = ca.admin();
+    auditor.hallpass(["audit", "verify"]).ok();
+    let since = ["audit", "verify", "--since", seen.to_str().unwrap()];
+    let ran = auditor.hallpass(since);
+    assert_eq!(ran.code, 76, "{ran:?}");
+    assert!(ran.err.contains("the log was rewritten since"), "{ran:?}");
+
+    // Who knows that it is right begins anew.
+    bob.connect(&ca);
+    ask(&bob).ok();
+    eve.hallpass(["audit", "verify"]).fails_with(77, "read-log");
+}
+
+/// Asks a server that took the place of another.
+fn ask_at(person: &Person, ca: &Ca) -> Ran {
+    let config = person.folder.join("config/client.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let url = text
+        .lines()
+        .find(|line| line.starts_with("url = "))
+        .unwrap();
+    let moved = text.replace(url, &format!("url = \"{}\"", ca.url));
+    fs::write(&config, moved).unwrap();
+    ask(person)
+}
+
+#[track_caller]
+fn assert_rewritten(person: &Person, ran: &Ran) {
+    assert_eq!(ran.code, 76, "{ran:?}");
+    assert!(
+        ran.err.contains("THE CA'S AUDIT LOG WAS CHANGED"),
+        "{ran:?}"
+    );
+    let kept = fs::read_dir(person.folder.join("config"))
+        .unwrap()
+        .flatten()
+        .find(|file| {
+            file.file_name()
+                .to_string_lossy()
+                .starts_with("log-changed-")
+        })
+        .expect("the evidence");
+    let kept = fs::read_to_string(kept.path()).unwrap();
+    assert_eq!(kept.matches("\u{2014} hallpass/").count(), 2, "{kept}");
+}
+
+#[test]
+fn a_proof_holds_without_the_ca_and_for_nothing_else() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    let held = bob.request("server-operator --purpose incident --reason x");
+    let alice = ca.admin();
+    let serial = held["serial"].as_str().unwrap();
+    let path = alice.folder.join("proof.tlog-proof");
+    let path = path.to_str().unwrap();
+    alice
+        .hallpass(["audit", "prove", serial, "--out", path])
+        .ok();
+    let key = alice.hallpass(["audit", "key"]).ok();
+    drop(ca);
+
+    // Somebody who knows the key alone.
+    let stranger = Person::stranger();
+    let check = |key: &str| stranger.hallpass(["audit", "verify-proof", path, "--key", key.trim()]);
+    let proven = check(&key).ok();
+    assert!(proven.starts_with("Proven: entry "), "{proven}");
+    assert!(
+        proven.contains("requester") && proven.contains("bob"),
+        "{proven}"
+    );
+
+    let another = Home::of_another_ca();
+    let another = fs::read_to_string(another.path().join("keys/log-1.vkey")).unwrap();
+    check(&another).fails_with(76, "it is of the log hallpass/");
+    check("hallpass/x+00000000+AQ==").fails_with(64, "this is no verifier key");
+
+    let proof = fs::read_to_string(path).unwrap();
+    let extra = proof.lines().nth(1).unwrap();
+    let other = extra.replace("extra ey", "extra fy");
+    let index = proof.lines().nth(2).unwrap();
+    let hash = proof.lines().nth(3).unwrap();
+    for (changed, code, words) in [
+        (
+            proof.replace(extra, &other),
+            76,
+            "this is not what the log has",
+        ),
+        (
+            proof.replace(index, "index 1"),
+            76,
+            "this is not what the log has",
+        ),
+        (
+            proof.replace(&format!("{hash}\n"), ""),
+            76,
+            "this is not what the log has",
+        ),
+        (
+            proof.replace(index, "index 99999"),
+            76,
+            "entries that the log does not have",
+        ),
+        (proof.replace(index, "index -1"), 65, "it is no proof"),
+        (proof.replace("@v1", "@v2"), 65, "it is no proof"),
+        (proof[..proof.len() / 2].to_owned(), 65, "it is no proof"),
+        (String::new(), 65, "it is no proof"),
+    ] {
+        fs::write(path, changed).unwrap();
+        check(&key).fails_with(code, words);
+    }
+}
