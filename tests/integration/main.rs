@@ -10,6 +10,7 @@ mod bad_input;
 mod crash;
 mod enrolment;
 mod fail_closed;
+mod faults;
 mod identity;
 mod path;
 mod person;

@@ -85,7 +85,7 @@ const TAMPERED: [Tamper; 14] = [
         "one word of an entry",
         |log| {
             log.execute_batch(&format!("{REPLACE} WHERE idx = 11"))
-                .unwrap()
+                .unwrap();
         },
         "entry 11 does not fit: it is not what was committed: its hash is another",
     ),
@@ -182,7 +182,7 @@ const TAMPERED: [Tamper; 14] = [
         "one deleted in the middle",
         |log| {
             log.execute_batch("DELETE FROM entries WHERE idx = 10")
-                .unwrap()
+                .unwrap();
         },
         "entry 10 is missing",
     ),

@@ -58,25 +58,28 @@ impl Home {
             unsafe { libc::atexit(remove_template) };
             folder
         });
+        let home = Self::empty();
+        let (from, to) = (template.join("."), home.folder.path());
+        run("cp", [OsStr::new("-a"), from.as_os_str(), to.as_os_str()]).ok();
+        home
+    }
+
+    /// A folder for one.
+    pub(crate) fn empty() -> Self {
         let folder = Folder::new();
-        run(
-            "cp",
-            [
-                OsStr::new("-a"),
-                template.join(".").as_os_str(),
-                folder.path().as_os_str(),
-            ],
-        )
-        .ok();
         Self { folder }
     }
 
     /// A copy of this one, as a thief or a backup has it.
     pub(crate) fn copy(&self) -> Self {
-        let folder = Folder::new();
-        let (from, to) = (self.folder.join("."), folder.path());
+        let copy = Self::empty();
+        self.copy_to(&copy);
+        copy
+    }
+
+    pub(crate) fn copy_to(&self, other: &Self) {
+        let (from, to) = (self.folder.join("."), other.folder.path());
         run("cp", [OsStr::new("-a"), from.as_os_str(), to.as_os_str()]).ok();
-        Self { folder }
     }
 
     /// With CA keys that no other home has.

@@ -7,6 +7,7 @@ mod folder;
 mod postgres;
 mod ran;
 mod raw;
+mod received;
 mod sshd;
 
 pub(crate) use agent::Agent;
@@ -16,4 +17,5 @@ pub(crate) use folder::{Folder, free_port, is_root, own_name, wait_until};
 pub(crate) use postgres::Postgres;
 pub(crate) use ran::{Ran, run};
 pub(crate) use raw::{Answer, Request, exchange, tls};
+pub(crate) use received::Received;
 pub(crate) use sshd::Sshd;
