@@ -1,7 +1,9 @@
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use cedar_policy::{
     Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid,
@@ -9,6 +11,7 @@ use cedar_policy::{
 };
 use miette::Diagnostic;
 
+use super::prepared::{Asked, PreparedAsks, PreparedSources};
 use super::{PolicyError, SCHEMA};
 use crate::model::{GroupName, Purpose, Role, Ttl, UserName};
 
@@ -22,6 +25,8 @@ pub struct Engine {
     authority: EntityUid,
     request: EntityUid,
     admin: [EntityUid; 3],
+    asked: PreparedAsks,
+    sources: PreparedSources,
 }
 
 /// What can be done to Hallpass itself.
@@ -100,6 +105,8 @@ impl Engine {
             ),
             request: action("request"),
             admin: AdminAction::ALL.map(|admin| action(admin.as_str())),
+            asked: PreparedAsks::default(),
+            sources: PreparedSources::default(),
         })
     }
 
@@ -113,33 +120,27 @@ impl Engine {
         ttl: Ttl,
         source: IpAddr,
     ) -> Verdict {
-        let resource =
-            EntityUid::from_type_name_and_id(self.role.clone(), EntityId::new(role.name.as_str()));
-        let kind = RestrictedExpression::new_string(role.access.kind().to_owned());
-        let entity = Entity::new(
-            resource.clone(),
-            HashMap::from([("kind".to_owned(), kind)]),
-            HashSet::new(),
-        );
+        let kind = role.access.kind();
+        let key = key(user, groups, &[role.name.as_str(), kind]);
+        let asked = self.asked.get(key, || {
+            let resource = EntityUid::from_type_name_and_id(
+                self.role.clone(),
+                EntityId::new(role.name.as_str()),
+            );
+            let kind = RestrictedExpression::new_string(kind.to_owned());
+            let attributes = HashMap::from([("kind".to_owned(), kind)]);
+            let role = Entity::new(resource.clone(), attributes, HashSet::new()).map_err(drop)?;
+            self.prepare(user, groups, resource, Some(role))
+        });
         let context = [
             (
                 "purpose",
                 RestrictedExpression::new_string(purpose.to_string()),
             ),
             ("ttl", RestrictedExpression::new_long(ttl.as_secs() as i64)),
-            ("source", RestrictedExpression::new_ip(source.to_string())),
+            ("source", self.source(source)),
         ];
-        let Ok(entity) = entity else {
-            return Verdict::failed();
-        };
-        self.decide(
-            user,
-            groups,
-            self.request.clone(),
-            resource,
-            Some(entity),
-            context,
-        )
+        self.decide(asked, self.request.clone(), context)
     }
 
     /// Whether a user may administer Hallpass in this way.
@@ -150,20 +151,26 @@ impl Engine {
         action: AdminAction,
         source: IpAddr,
     ) -> Verdict {
-        let context = [("source", RestrictedExpression::new_ip(source.to_string()))];
+        let asked = self.asked.get(key(user, groups, &[]), || {
+            self.prepare(user, groups, self.authority.clone(), None)
+        });
         let action = self.admin[action as usize].clone();
-        self.decide(user, groups, action, self.authority.clone(), None, context)
+        self.decide(asked, action, [("source", self.source(source))])
     }
 
-    fn decide<const N: usize>(
+    fn source(&self, address: IpAddr) -> RestrictedExpression {
+        let make = || Ok::<_, Infallible>(RestrictedExpression::new_ip(address.to_string()));
+        let Ok(expression) = self.sources.get(address, make);
+        expression
+    }
+
+    fn prepare(
         &self,
         user: &UserName,
         groups: &[GroupName],
-        action: EntityUid,
         resource: EntityUid,
         resource_entity: Option<Entity>,
-        context: [(&str, RestrictedExpression); N],
-    ) -> Verdict {
+    ) -> Result<Arc<Asked>, ()> {
         let principal =
             EntityUid::from_type_name_and_id(self.user.clone(), EntityId::new(user.as_str()));
         let parents = groups
@@ -172,24 +179,34 @@ impl Engine {
                 EntityUid::from_type_name_and_id(self.group.clone(), EntityId::new(group.as_str()))
             })
             .collect();
-        let user_entity = Entity::new_no_attrs(principal.clone(), parents);
+        let user = Entity::new_no_attrs(principal.clone(), parents);
+        let entities = [user].into_iter().chain(resource_entity);
+        Ok(Arc::new(Asked {
+            principal,
+            resource,
+            entities: Entities::from_entities(entities, None).map_err(drop)?,
+        }))
+    }
+
+    fn decide<const N: usize>(
+        &self,
+        asked: Result<Arc<Asked>, ()>,
+        action: EntityUid,
+        context: [(&str, RestrictedExpression); N],
+    ) -> Verdict {
         let context = context
             .into_iter()
             .map(|(key, value)| (key.to_owned(), value));
-        let Ok(context) = Context::from_pairs(context) else {
+        let (Ok(asked), Ok(context)) = (asked, Context::from_pairs(context)) else {
             return Verdict::failed();
         };
-        let entities =
-            Entities::from_entities([user_entity].into_iter().chain(resource_entity), None);
-        let Ok(entities) = entities else {
-            return Verdict::failed();
-        };
+        let (principal, resource) = (asked.principal.clone(), asked.resource.clone());
         let Ok(request) = Request::new(principal, action, resource, context, None) else {
             return Verdict::failed();
         };
         let response = self
             .authorizer
-            .is_authorized(&request, &self.policies, &entities);
+            .is_authorized(&request, &self.policies, &asked.entities);
         let errors = response.diagnostics().errors().count();
         let mut deciding: Vec<&PolicyId> = response.diagnostics().reason().collect();
         deciding.sort_unstable();
@@ -213,6 +230,18 @@ impl Engine {
             advice,
         }
     }
+}
+
+/// All names that go into an [`Asked`]: none of them holds the separators.
+fn key(user: &UserName, groups: &[GroupName], resource: &[&str]) -> String {
+    let mut key = resource.join("\0");
+    key.push('\n');
+    key.push_str(user.as_str());
+    for group in groups {
+        key.push('\0');
+        key.push_str(group.as_str());
+    }
+    key
 }
 
 impl Verdict {

@@ -2,6 +2,7 @@
 //! (`roles.toml`); Cedar decides who may ask (`*.cedar`). Denied unless permitted.
 
 mod engine;
+mod prepared;
 mod roles;
 mod set;
 
