@@ -107,6 +107,10 @@ impl Signer {
         }
     }
 
+    pub(crate) fn key(&self) -> &PrivateKey {
+        &self.key
+    }
+
     pub(crate) fn public_line(&self) -> String {
         self.key.public_key().to_openssh().expect("a public key")
     }

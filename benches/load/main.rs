@@ -10,6 +10,7 @@
 
 mod client;
 mod floor;
+mod grow;
 mod home;
 mod report;
 mod server;
@@ -36,6 +37,9 @@ struct Options {
     /// How long each of the six stretches takes
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=30))]
     seconds: u32,
+    /// Measure a log that grows to this many entries instead
+    #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u64).range(10_000..=100_000_000))]
+    grow: Option<u64>,
     /// What cargo passes to every bench
     #[arg(long, hide = true)]
     bench: bool,
@@ -43,6 +47,10 @@ struct Options {
 
 fn main() {
     let options = Options::parse();
+    if let Some(largest) = options.grow {
+        println!("{}", grow::measure(largest, options.seconds));
+        return;
+    }
     let report = measure(options.seconds);
     if options.json {
         eprintln!("\n{report}");
