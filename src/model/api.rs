@@ -248,6 +248,29 @@ pub struct ConsistencyProof {
     pub hashes: Vec<String>,
 }
 
+/// The proof that entries are all that the log has from one to before another (docs/log.md).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RangeProof {
+    /// The first entry.
+    pub first: u64,
+    /// The entry behind the last.
+    pub next: u64,
+    /// How many entries the log has in the proof.
+    pub size: u64,
+    /// The roots of the complete subtrees before `first` and from `next` on, in order, in base64.
+    pub hashes: Vec<String>,
+}
+
+/// Where the entries of a time stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Span {
+    /// The first.
+    pub first: u64,
+    /// The entry behind the last; no less than `first`.
+    pub next: u64,
+}
+
 /// Entries of the audit log, oldest first.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AuditPage {

@@ -15,8 +15,8 @@ mod timestamp;
 
 pub use api::{
     AuditPage, CertificateAnswer, ConsistencyProof, Health, HostCertificateRequest, Identity,
-    InclusionProof, NewKey, NewUser, Problem, PurposeSummary, Receipt, RoleSummary,
-    SshCertificateRequest, TrustBundle, UserKey, UserSummary, X509CertificateRequest,
+    InclusionProof, NewKey, NewUser, Problem, PurposeSummary, RangeProof, Receipt, RoleSummary,
+    Span, SshCertificateRequest, TrustBundle, UserKey, UserSummary, X509CertificateRequest,
 };
 pub use duration::{HostTtl, Ttl};
 pub use invalid::Invalid;

@@ -1,5 +1,6 @@
 //! The log's SQLite database: all of the SQL there is.
 
+mod archives;
 mod reader;
 mod writer;
 
@@ -19,9 +20,11 @@ use crate::model::Timestamp;
 pub use reader::{Filter, Found, Reader, TileRange};
 pub(super) use writer::{Commit, End, Row, Store};
 
+/// The folder beside the database that archived entries are in.
+const ARCHIVE: &str = "archive";
 /// Marks the file as Hallpass's ("hall").
 const APPLICATION_ID: i32 = 0x6861_6c6c;
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 
 const SCHEMA: &str = "
 CREATE TABLE entries (
@@ -48,7 +51,28 @@ CREATE INDEX entries_state ON entries (kind)
 CREATE TABLE tree (idx INTEGER PRIMARY KEY, hashes BLOB NOT NULL) STRICT;
 CREATE TRIGGER entries_stay BEFORE UPDATE ON entries
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+-- But what is in a file, is not what state is rebuilt from, and is not the first of 256, by which
+-- entries are found by their time.
 CREATE TRIGGER entries_remain BEFORE DELETE ON entries
+    WHEN old.idx >= coalesce((SELECT next FROM archives ORDER BY first DESC LIMIT 1), 0)
+        OR old.idx % 256 = 0
+        OR old.kind NOT IN ('certificate-issued', 'request-refused', 'unauthenticated-refused')
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+-- Files that entries were moved into, and the serial numbers of what is in them alone.
+CREATE TABLE archives (
+    first  INTEGER PRIMARY KEY,
+    next   INTEGER NOT NULL,
+    file   TEXT NOT NULL,
+    sha256 TEXT NOT NULL
+) STRICT;
+CREATE TABLE archived_serials (serial INTEGER PRIMARY KEY, idx INTEGER NOT NULL) STRICT;
+CREATE TRIGGER archives_stay BEFORE UPDATE ON archives
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER archives_remain BEFORE DELETE ON archives
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER archived_serials_stay BEFORE UPDATE ON archived_serials
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER archived_serials_remain BEFORE DELETE ON archived_serials
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 CREATE TRIGGER tree_stays BEFORE UPDATE ON tree
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
@@ -218,6 +242,21 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong with it.
         source: CheckpointError,
+    },
+    /// A file of archived entries is missing or damaged.
+    #[error(
+        "{path}: {why}; entries {first} to {} of the log are in it: restore it from a backup",
+        next - 1
+    )]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// Its first entry.
+        first: u64,
+        /// The entry behind its last.
+        next: u64,
+        /// What is wrong.
+        why: String,
     },
     /// Entries are missing.
     #[error("{path} has a gap: entries are missing from the log; restore it from a backup")]

@@ -1,5 +1,6 @@
 //! `hallpass audit`
 
+mod export;
 mod list;
 mod proof;
 
@@ -16,6 +17,7 @@ pub(super) enum Command {
     Key(proof::Key),
     Prove(proof::Prove),
     VerifyProof(proof::VerifyProof),
+    Export(export::Args),
 }
 
 pub(super) fn run(command: Command) -> Result<(), Failure> {
@@ -25,6 +27,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
         Command::Key(args) => proof::key(&args),
         Command::Prove(args) => proof::prove(&args),
         Command::VerifyProof(args) => proof::verify_proof(&args),
+        Command::Export(args) => export::run(&args),
     }
 }
 
