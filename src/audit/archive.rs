@@ -14,13 +14,16 @@ use flate2::read::GzDecoder;
 use flate2::{Compression, GzBuilder};
 use ring::digest;
 
-use super::StoreError;
+use super::store::parse;
+use super::tree::record_hash;
+use super::{Event, Reader, StoreError};
+use crate::model::{EntryIndex, Timestamp};
 
 /// How many entries a member holds. The last of a file may hold fewer.
 pub(super) const PIECE: u64 = 256;
 /// How many entries a file holds at most. Files begin and end at its multiples, or where the
 /// archived part of the log does.
-pub(super) const LARGEST: u64 = 65_536;
+const LARGEST: u64 = 65_536;
 /// The subfield of a member's header with its length, and where that length stands.
 const SUBFIELD: [u8; 8] = [b'H', b'P', 4, 0, 0, 0, 0, 0];
 const LENGTH_AT: usize = 16;
@@ -41,6 +44,53 @@ pub struct Archive {
     pub sha256: String,
 }
 
+impl Archive {
+    /// The file that an event is about, and how many of its entries were kept in the database.
+    pub(super) fn of(event: &Event) -> Option<(Self, u64)> {
+        let Event::LogArchived {
+            file,
+            sha256,
+            first,
+            next,
+            kept,
+            ..
+        } = event
+        else {
+            return None;
+        };
+        let archive = Self {
+            first: *first,
+            next: *next,
+            file: file.clone(),
+            sha256: sha256.clone(),
+        };
+        Some((archive, *kept))
+    }
+
+    /// Writes the next file of entries from before that time, and reads it back against the tree.
+    /// Gives it with the number of its entries that must be kept in the database, or nothing when
+    /// there are no such entries.
+    ///
+    /// # Errors
+    /// When the log can't be read or the file can't be written.
+    pub fn write(reader: &Reader, before: Timestamp) -> Result<Option<(Self, u64)>, StoreError> {
+        let Some((first, next)) = reader.archivable(before)? else {
+            return Ok(None);
+        };
+        tidy(reader, first)?;
+        let mut draft = Draft::begin(reader.archive_folder(), first)?;
+        let mut kept = 0;
+        for at in (first..next).step_by(PIECE as usize) {
+            let entries = reader.range(EntryIndex(at), PIECE as usize)?;
+            for (index, body) in (at as i64..).zip(&entries) {
+                kept += u64::from(parse(index, body)?.event.is_believed_when_proven());
+            }
+            draft.add(&entries)?;
+        }
+        Ok(Some((draft.finish(reader)?, kept)))
+    }
+}
+
 /// The file that the next archived entries go into, as far as it fits.
 pub(super) fn plan(first: u64, limit: u64) -> Option<(u64, u64)> {
     let boundary = (first / LARGEST + 1) * LARGEST;
@@ -48,12 +98,12 @@ pub(super) fn plan(first: u64, limit: u64) -> Option<(u64, u64)> {
     (next > first).then_some((first, next))
 }
 
-pub(super) fn name(first: u64, next: u64) -> String {
+fn name(first: u64, next: u64) -> String {
     format!("entries-{first}-{next}.jsonl.gz")
 }
 
 /// Writes a file, whole or not at all, and brings it to disk.
-pub(super) struct Draft {
+struct Draft {
     folder: PathBuf,
     path: PathBuf,
     file: File,
@@ -64,7 +114,7 @@ pub(super) struct Draft {
 
 impl Draft {
     /// Begins a file of the entries from `first` on in a folder that is made where it is missing.
-    pub(super) fn begin(folder: &Path, first: u64) -> Result<Self, StoreError> {
+    fn begin(folder: &Path, first: u64) -> Result<Self, StoreError> {
         let path = folder.join(".entries.draft");
         let begin = || {
             match DirBuilder::new().mode(0o700).create(folder) {
@@ -97,7 +147,7 @@ impl Draft {
     }
 
     /// Adds the next entries: 256 of them, but at the end.
-    pub(super) fn add(&mut self, entries: &[String]) -> Result<(), StoreError> {
+    fn add(&mut self, entries: &[String]) -> Result<(), StoreError> {
         let mut member = GzBuilder::new()
             .extra(SUBFIELD.to_vec())
             .write(Vec::new(), Compression::default());
@@ -123,28 +173,62 @@ impl Draft {
         Ok(())
     }
 
-    /// Puts the file in place. When one of the same name is there already, left by a crash, it must
-    /// be the same.
-    pub(super) fn finish(self) -> Result<Archive, StoreError> {
+    /// Brings the file to disk, reads it back against the tree, and puts it in place.
+    fn finish(self, reader: &Reader) -> Result<Archive, StoreError> {
         let archive = Archive {
             first: self.first,
             next: self.next,
             file: name(self.first, self.next),
             sha256: hex(self.digest.clone().finish().as_ref()),
         };
+        let failed = |source| failed(&self.path, source);
+        self.file.sync_all().map_err(failed)?;
+        let written = ArchiveFile::open_at(&self.path, &archive)?;
+        if let Some(index) = written.first_that_differs(reader)? {
+            return Err(written.damaged(&format!("entry {index} is not what was committed")));
+        }
         let path = self.folder.join(&archive.file);
         if path.exists() {
-            ArchiveFile::open(&self.folder, &archive)?;
-            return Ok(archive);
+            return Err(StoreError::Occupied { path });
         }
-        let place = || {
-            self.file.sync_all()?;
-            fs::rename(&self.path, &path)?;
-            File::open(&self.folder)?.sync_all()
-        };
-        place().map_err(|source| failed(&path, source))?;
+        fs::rename(&self.path, &path)
+            .and_then(|()| File::open(&self.folder)?.sync_all())
+            .map_err(failed)?;
         Ok(archive)
     }
+}
+
+/// Removes files that a crash left before an entry told of them: those that begin where the next
+/// one does, and hold nothing that the database does not have.
+fn tidy(reader: &Reader, first: u64) -> Result<(), StoreError> {
+    let folder = reader.archive_folder();
+    for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = file.file_name();
+        let Some(next) = name.to_str().and_then(|name| {
+            let numbers = name.strip_prefix("entries-")?.strip_suffix(".jsonl.gz")?;
+            numbers.strip_prefix(&format!("{first}-"))?.parse().ok()
+        }) else {
+            continue;
+        };
+        let path = file.path();
+        let Ok((sha256, _)) = File::open(&path).and_then(|file| sha256_of(&file)) else {
+            continue;
+        };
+        let archive = Archive {
+            first,
+            next,
+            file: name.to_string_lossy().into_owned(),
+            sha256,
+        };
+        let left = next > first
+            && ArchiveFile::open(folder, &archive)
+                .and_then(|file| file.first_that_differs(reader))
+                .is_ok_and(|differs| differs.is_none());
+        if left {
+            fs::remove_file(&path).map_err(|source| failed(&path, source))?;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Draft {
@@ -164,15 +248,19 @@ pub(super) struct ArchiveFile {
 }
 
 impl ArchiveFile {
+    /// Opens one out of its folder.
     pub(super) fn open(folder: &Path, archive: &Archive) -> Result<Self, StoreError> {
-        let path = folder.join(&archive.file);
+        Self::open_at(&folder.join(&archive.file), archive)
+    }
+
+    fn open_at(path: &Path, archive: &Archive) -> Result<Self, StoreError> {
         let damaged = |why: &str| StoreError::Archive {
-            path: path.clone(),
+            path: path.to_owned(),
             first: archive.first,
             next: archive.next,
             why: why.to_owned(),
         };
-        let file = File::open(&path).map_err(|error| damaged(&error.to_string()))?;
+        let file = File::open(path).map_err(|error| damaged(&error.to_string()))?;
         let (sha256, length) = sha256_of(&file).map_err(|error| damaged(&error.to_string()))?;
         if sha256 != archive.sha256 {
             return Err(damaged(
@@ -198,7 +286,7 @@ impl ArchiveFile {
         }
         Ok(Self {
             archive: archive.clone(),
-            path,
+            path: path.to_owned(),
             file,
             members,
         })
@@ -229,6 +317,20 @@ impl ArchiveFile {
             return Err(self.damaged("it does not have as many entries as it should"));
         }
         Ok((first, entries))
+    }
+
+    /// The first of its entries that is not the one in the tree.
+    fn first_that_differs(&self, reader: &Reader) -> Result<Option<u64>, StoreError> {
+        let Archive { first, next, .. } = self.archive;
+        for at in (first..next).step_by(PIECE as usize) {
+            let (from, entries) = self.piece(at)?;
+            for (index, entry) in (from..).zip(&entries) {
+                if reader.leaf(EntryIndex(index))? != Some(record_hash(entry.as_bytes())) {
+                    return Ok(Some(index));
+                }
+            }
+        }
+        Ok(None)
     }
 
     pub(super) fn damaged(&self, why: &str) -> StoreError {

@@ -21,5 +21,5 @@ pub use export::{ExportError, ExportProof, Format};
 pub use log::{Log, LogError, Opened, Place, Slot};
 pub use proof::{EntryProof, Hashes, ProofError};
 pub use range::{Rebuilt, Stretch};
-pub use store::{Filter, Found, Reader, StoreError, TileRange};
+pub use store::{Filter, Found, Reader, Snapshot, StoreError, TileRange};
 pub use tree::{Frontier, Hash, record_hash};

@@ -15,7 +15,10 @@ use super::routes::{Answer, Name, Shared, illegal, index_of, query, serial_of};
 use super::signed::Signed;
 use crate::audit::TileRange;
 use crate::authority::{Authority, Which};
-use crate::model::{ConsistencyProof, EntryIndex, InclusionProof, RangeProof, Span, Timestamp};
+use crate::model::{
+    ArchiveAnswer, ArchiveRequest, ConsistencyProof, EntryIndex, InclusionProof, RangeProof, Span,
+    Timestamp,
+};
 
 /// The hashes or entries of a whole tile.
 const TILE: u16 = 256;
@@ -29,6 +32,7 @@ pub(super) fn api() -> OpenApiRouter<Arc<Authority>> {
         .routes(routes!(consistency))
         .routes(routes!(range))
         .routes(routes!(span))
+        .routes(routes!(archive))
         .routes(routes!(prove_entry))
         .routes(routes!(prove_serial))
 }
@@ -209,6 +213,15 @@ async fn span(State(authority): Shared, uri: Uri, signed: Signed) -> Answer<Span
         authority
             .span(&signed.request, signed.source, since, until)
             .await?,
+    ))
+}
+
+/// Move the oldest entries out of the database into a file, one file at a time.
+#[utoipa::path(post, path = "/v1/audit/archive", request_body = ArchiveRequest,
+    responses((status = 200, body = ArchiveAnswer)))]
+async fn archive(State(authority): Shared, signed: Signed) -> Answer<ArchiveAnswer> {
+    Ok(Json(
+        authority.archive(&signed.request, signed.source).await?,
     ))
 }
 

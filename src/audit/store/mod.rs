@@ -2,6 +2,7 @@
 
 mod archives;
 mod reader;
+mod snapshot;
 mod writer;
 
 use std::fs;
@@ -18,6 +19,7 @@ use crate::keys::SignError;
 use crate::model::Timestamp;
 
 pub use reader::{Filter, Found, Reader, TileRange};
+pub use snapshot::Snapshot;
 pub(super) use writer::{Commit, End, Row, Store};
 
 /// The folder beside the database that archived entries are in.
@@ -141,7 +143,8 @@ fn timestamp(millis: i64) -> Timestamp {
     Timestamp::from_millis(millis as u64)
 }
 
-fn parse(index: i64, body: &str) -> Result<Entry, StoreError> {
+/// An entry out of its text.
+pub(super) fn parse(index: i64, body: &str) -> Result<Entry, StoreError> {
     serde_json::from_str(body).map_err(|source| StoreError::Entry { index, source })
 }
 
@@ -257,6 +260,12 @@ pub enum StoreError {
         next: u64,
         /// What is wrong.
         why: String,
+    },
+    /// A file is where entries should be archived in.
+    #[error("{path} is there already and holds something else: move it away, and archive again")]
+    Occupied {
+        /// The file.
+        path: PathBuf,
     },
     /// Entries are missing.
     #[error("{path} has a gap: entries are missing from the log; restore it from a backup")]

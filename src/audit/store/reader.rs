@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params_from_iter};
 
 use super::{ARCHIVE, StoreError, StoredHashes, archives, check_format, parse, timestamp};
 use crate::audit::Entry;
-use crate::audit::archive::{Archive, ArchiveFile, PIECE};
+use crate::audit::archive::{self, Archive, ArchiveFile, PIECE};
 use crate::audit::proof::{Hashes, ProofError};
 use crate::audit::range::Stretch;
 use crate::audit::tree::{Hash, record_hash};
@@ -19,6 +19,8 @@ use crate::model::{EntryIndex, Purpose, RoleName, Serial, Timestamp, UserName};
 /// How many entries a search looks at before it gives back what it has: some 20 ms.
 const MOST_LOOKED_AT: usize = 4000;
 
+/// The newest entries are never archived.
+const NEWEST: u64 = 1000;
 /// How many files of archived entries are kept open.
 const MOST_FILES: usize = 8;
 
@@ -270,6 +272,44 @@ impl Reader {
         }
         files.push(Arc::clone(&file));
         Ok(file)
+    }
+
+    /// The folder of the archived entries.
+    pub(in crate::audit) fn archive_folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The entries from before that time that the next archived file takes: neither the newest nor
+    /// the last certificate, which the next start goes by.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub fn archivable(&self, before: Timestamp) -> Result<Option<(u64, u64)>, StoreError> {
+        let connection = self.connection();
+        let snapshot = connection.unchecked_transaction()?;
+        let (end, last_serial): (i64, i64) = snapshot.query_row(
+            "SELECT coalesce(max(idx) + 1, 0), coalesce(
+                 (SELECT idx FROM entries WHERE serial IS NOT NULL ORDER BY idx DESC LIMIT 1), 0)
+             FROM entries",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let newer = windows(&snapshot, Some(before), None, 0)?;
+        let older = newer.first().map_or(end as u64, |window| window.start);
+        let limit = older
+            .min((end as u64).saturating_sub(NEWEST))
+            .min(last_serial as u64);
+        Ok(archive::plan(archives::end(&snapshot)?, limit))
+    }
+
+    /// The files of archived entries that are not where they should be.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub fn missing_archives(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let files = archives::all(&self.connection())?;
+        let paths = files.iter().map(|archive| self.folder.join(&archive.file));
+        Ok(paths.filter(|path| !path.is_file()).collect())
     }
 
     /// Where the entries of a time stand: all of them, and between the first and the last no others

@@ -1,5 +1,6 @@
 //! `hallpass audit`
 
+mod archive;
 mod export;
 mod list;
 mod proof;
@@ -18,6 +19,7 @@ pub(super) enum Command {
     Prove(proof::Prove),
     VerifyProof(proof::VerifyProof),
     Export(export::Args),
+    Archive(archive::Args),
 }
 
 pub(super) fn run(command: Command) -> Result<(), Failure> {
@@ -28,6 +30,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
         Command::Prove(args) => proof::prove(&args),
         Command::VerifyProof(args) => proof::verify_proof(&args),
         Command::Export(args) => export::run(&args),
+        Command::Archive(args) => archive::run(&args),
     }
 }
 
