@@ -115,7 +115,7 @@ fn files_in(folder: &Path) -> Result<Vec<PathBuf>, BackupError> {
 pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent()
         .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
+        .unwrap_or_else(|| Path::new("."))
 }
 
 /// Writes a backup: gzip around tar (POSIX ustar).

@@ -264,7 +264,7 @@ fn product(version: Option<&str>) -> Product<'_> {
 fn user<'a>(name: Option<&'a str>, key: Option<&'a str>) -> User<'a> {
     User {
         // Without either, there would be nothing to call it by.
-        name: name.or(key.is_none().then_some("unknown")),
+        name: name.or_else(|| key.is_none().then_some("unknown")),
         credential_uid: key,
         type_id: 1,
     }

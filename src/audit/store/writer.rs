@@ -42,7 +42,7 @@ pub(in crate::audit) struct Row {
     serial: Option<Serial>,
     body: String,
     /// The file whose entries may be deleted from then on.
-    archive: Option<Archive>,
+    archive: Option<Box<Archive>>,
     /// It says that the log was restored, which nobody need say again.
     says_restored: bool,
 }
@@ -72,7 +72,7 @@ impl Row {
                 .certificate()
                 .map(|certificate| certificate.serial),
             body,
-            archive: Archive::of(&entry.event).map(|(archive, _)| archive),
+            archive: Archive::of(&entry.event).map(|(archive, _)| Box::new(archive)),
             says_restored: matches!(entry.event, Event::LogRestored { .. }),
         })
     }
