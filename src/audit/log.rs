@@ -648,6 +648,9 @@ pub enum LogError {
     /// The disk or the database failed.
     #[error("the audit log can't be written: {0}")]
     Unwritable(String),
+    /// What was committed before can't be read.
+    #[error("the audit log can't be read: {0}")]
+    Unreadable(String),
     /// An entry in front of this one failed.
     #[error("the audit log just failed to take another entry: try again")]
     Overtaken,

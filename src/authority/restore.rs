@@ -174,6 +174,9 @@ impl Unpacking<'_> {
             path: path.clone(),
             source,
         };
+        if path.exists() {
+            return Err(self.damaged(format!("{name:?} in it stands there twice")));
+        }
         if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
             let create = DirBuilder::new().mode(place.folder_mode).create(folder);
             create.map_err(failed)?;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::support::{Ca, Home, Person, Ran, run};
+use crate::support::{Ca, Home, Person, Ran, fails_when_full, run};
 
 fn export(person: &Person, name: &str, more: &[&str]) -> Ran {
     let out = person.folder.join(name);
@@ -215,9 +215,9 @@ fn an_export_overwrites_nothing_and_is_for_those_who_may_read() {
     let mut command = alice.program("prlimit");
     let out = alice.folder.join("full.jsonl");
     command.args(["--fsize=2000", env!("CARGO_BIN_EXE_hallpass"), "audit"]);
-    let ran = Ran::of(command.args(["export", "--out"]).arg(out));
-    assert_ne!(ran.code, 0, "{ran:?}");
-    assert!(!alice.folder.join("full.jsonl").exists());
+    let ran = Ran::of(fails_when_full(command.args(["export", "--out"]).arg(out)));
+    assert_eq!(ran.code, 73, "{ran:?}");
+    assert!(files(&alice, "full.jsonl").is_empty());
     let ran = export(&alice, "x", &["--format", "xml"]);
     assert_eq!(ran.code, 64, "{ran:?}");
 }

@@ -319,7 +319,7 @@ mod tests {
             csv.contains(r#","'=HYPERLINK(""http://x"",""a,b"")\r\n+1","#),
             "{csv}"
         );
-        assert!(csv.contains(",denied: @no,"), "{csv}");
+        assert!(csv.contains(",\"denied: @no\","), "{csv}");
     }
 
     #[test]

@@ -152,7 +152,8 @@ impl Reader {
                 }
             };
             let (first, piece) = self.piece(&archive, window.start)?;
-            from = first + piece.len() as u64;
+            // Beyond its end, another window may begin.
+            from = window.end.min(first + piece.len() as u64);
             for (index, body) in (first..).zip(piece) {
                 if !window.contains(&index) {
                     continue;
@@ -294,12 +295,13 @@ impl Reader {
             [],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
-        let newer = windows(&snapshot, Some(before), None, 0)?;
+        let archived = archives::end(&snapshot)?;
+        let newer = windows(&snapshot, Some(before), None, archived)?;
         let older = newer.first().map_or(end as u64, |window| window.start);
         let limit = older
             .min((end as u64).saturating_sub(NEWEST))
             .min(last_serial as u64);
-        Ok(archive::plan(archives::end(&snapshot)?, limit))
+        Ok(archive::plan(archived, limit))
     }
 
     /// The files of archived entries that are not where they should be.
@@ -323,36 +325,60 @@ impl Reader {
         until: Option<Timestamp>,
     ) -> Result<(u64, u64), StoreError> {
         let windows = windows(&self.connection(), since, until, 0)?;
-        let (Some(window), Some(last)) = (windows.first(), windows.last()) else {
-            return Ok((0, 0));
+        // Among archived entries, the table has only every 256th: the ends are looked at closely.
+        for (place, window) in windows.iter().enumerate() {
+            let first = self.first_since(window, since)?;
+            if first == window.end {
+                continue;
+            }
+            for window in windows[place..].iter().rev() {
+                let next = self.last_before(first.max(window.start)..window.end, until)?;
+                if next > window.start.max(first) {
+                    return Ok((first, next));
+                }
+            }
+        }
+        Ok((0, 0))
+    }
+
+    /// The first of a window that is not before `since`; its end when there is none.
+    fn first_since(
+        &self,
+        window: &Range<u64>,
+        since: Option<Timestamp>,
+    ) -> Result<u64, StoreError> {
+        let mut first = window.start;
+        let Some(since) = since else {
+            return Ok(first);
         };
-        let (mut first, mut next) = (window.start, last.end);
-        // Among archived entries, the table has only every 256th.
-        while let Some(since) = since.filter(|_| first < next) {
-            let before = self
-                .times(first, next)?
-                .iter()
-                .take_while(|time| **time < since)
-                .count();
+        while first < window.end {
+            let times = self.times(first, window.end)?;
+            let before = times.iter().take_while(|time| **time < since).count();
             first += before as u64;
-            if before < PIECE as usize {
+            if before < times.len() || times.is_empty() {
                 break;
             }
         }
-        while let Some(until) = until.filter(|_| first < next) {
-            let from = first.max(next.saturating_sub(PIECE));
+        Ok(first)
+    }
+
+    /// Behind the last of a window that is before `until`; its start when there is none.
+    fn last_before(&self, window: Range<u64>, until: Option<Timestamp>) -> Result<u64, StoreError> {
+        let mut next = window.end;
+        let Some(until) = until else {
+            return Ok(next);
+        };
+        while next > window.start {
+            let from = window.start.max(next.saturating_sub(PIECE));
             let times = self.times(from, next)?;
-            let behind = times
-                .iter()
-                .rev()
-                .take_while(|time| **time >= until)
-                .count();
+            let behind = times.iter().rev().take_while(|time| **time >= until);
+            let behind = behind.count();
             next -= behind as u64;
-            if behind < times.len() {
+            if behind < times.len() || times.is_empty() {
                 break;
             }
         }
-        Ok((first, next))
+        Ok(next)
     }
 
     /// The times of the next 256 entries, or of fewer where they end before `next`.

@@ -15,7 +15,7 @@ use super::{Folder, Home, PASSPHRASE, Ran, run};
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// How many entries [`Home::with_history`] has at least.
-pub(crate) const HISTORY: u64 = 2400;
+const HISTORY: u64 = 2400;
 
 impl Home {
     /// A home that was made 800 days ago and has worked since, until two days ago: certificates,
