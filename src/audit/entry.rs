@@ -163,6 +163,28 @@ pub enum Event {
         /// How many more of that source's refusals in the minute before are not listed.
         unlisted: u64,
     },
+    /// Entries were moved out of the database into a file.
+    LogArchived {
+        /// The file in `archive/`.
+        file: String,
+        /// Its SHA-256 in hexadecimal.
+        sha256: String,
+        /// Its first entry.
+        first: u64,
+        /// The entry behind its last.
+        next: u64,
+        /// How many of them are kept in the database as well since they say who may do what.
+        kept: u64,
+        /// By whom.
+        by: Actor,
+    },
+    /// The home was restored from a backup. What came after the backup is not in this log.
+    LogRestored {
+        /// How many entries the backup has.
+        size: u64,
+        /// When it was made.
+        backup: Timestamp,
+    },
     /// A place in the log that was taken by a request which then failed within the server.
     RequestFailed,
 }
@@ -268,6 +290,17 @@ impl Event {
         self.subject().is_some()
     }
 
+    /// Whether a start believes it only when it is proven to be in the tree: it says which keys
+    /// there are, who may do what, or which files hold entries. A kind that once counted must
+    /// always count, or archived logs don't add up.
+    pub fn is_believed_when_proven(&self) -> bool {
+        self.changes_state()
+            || matches!(
+                self,
+                Self::AuthorityCreated { .. } | Self::LogArchived { .. }
+            )
+    }
+
     /// What a person asked for.
     pub fn request(&self) -> Option<&Asked> {
         match self {
@@ -298,6 +331,7 @@ impl Event {
             | Self::KeyRemoved { by, .. }
             | Self::CertificateIssued { by, .. }
             | Self::HostCertificateIssued { by, .. }
+            | Self::LogArchived { by, .. }
             | Self::RequestRefused { by, .. } => Some(by),
             Self::AuthorityCreated { .. }
             | Self::ServerStarted { .. }
@@ -306,6 +340,7 @@ impl Event {
             | Self::PolicyLoaded { .. }
             | Self::ServerCertificateIssued { .. }
             | Self::UnauthenticatedRefused { .. }
+            | Self::LogRestored { .. }
             | Self::RequestFailed => None,
         }
     }
@@ -329,6 +364,8 @@ impl Event {
             Self::ServerCertificateIssued { .. } => "server-certificate-issued",
             Self::RequestRefused { .. } => "request-refused",
             Self::UnauthenticatedRefused { .. } => "unauthenticated-refused",
+            Self::LogArchived { .. } => "log-archived",
+            Self::LogRestored { .. } => "log-restored",
             Self::RequestFailed => "request-failed",
         }
     }

@@ -66,6 +66,11 @@ enum Message {
     },
     /// Somebody asks whether the log can be written.
     Probe { waiting: Waiting },
+    /// Archived entries may be deleted.
+    Clear {
+        /// Is told whether there are more.
+        done: oneshot::Sender<Result<bool, LogError>>,
+    },
 }
 
 /// Who waits for a commit. The request behind it may be gone by then: what it held back for as
@@ -93,6 +98,8 @@ pub struct Opened {
     /// No nonce that expires later is missing among them. After the time of the opening, when a
     /// clock that was ahead has swept away some that count.
     pub forgotten: Timestamp,
+    /// The size and the time of the backup that it was restored from, when no entry says so yet.
+    pub restored: Option<(u64, Timestamp)>,
 }
 
 impl Opened {
@@ -139,6 +146,7 @@ impl Log {
         Ok(Opened {
             nonces: store.nonces(now)?,
             forgotten: store.forgotten(now)?,
+            restored: store.restored()?,
             store,
             end,
         })
@@ -263,6 +271,22 @@ impl Log {
         let answer = self.send(|waiting| Message::Probe { waiting }).await;
         *checked = Some((Instant::now(), answer.clone()));
         answer
+    }
+
+    /// Deletes the entries that are archived, a few at a time with whatever waits in between.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub async fn clear_archived(&self) -> Result<(), LogError> {
+        loop {
+            let (done, answer) = oneshot::channel();
+            self.writer
+                .send(Message::Clear { done })
+                .map_err(|_| LogError::Stopped)?;
+            if !answer.await.unwrap_or(Err(LogError::Stopped))? {
+                return Ok(());
+            }
+        }
     }
 
     async fn send(&self, message: impl FnOnce(Waiting) -> Message) -> Result<(), LogError> {
@@ -507,6 +531,12 @@ impl Writer {
                 batch.probe = true;
                 batch.waiting.push(waiting);
             }
+            Message::Clear { done } => {
+                let cleared = self.store.clear();
+                // Who asked may be gone; the next start goes on.
+                done.send(cleared.map_err(|error| LogError::Unwritable(error.to_string())))
+                    .ok();
+            }
         }
     }
 
@@ -618,6 +648,9 @@ pub enum LogError {
     /// The disk or the database failed.
     #[error("the audit log can't be written: {0}")]
     Unwritable(String),
+    /// What was committed before can't be read.
+    #[error("the audit log can't be read: {0}")]
+    Unreadable(String),
     /// An entry in front of this one failed.
     #[error("the audit log just failed to take another entry: try again")]
     Overtaken,

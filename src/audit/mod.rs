@@ -4,18 +4,24 @@
 //! One writer commits; whatever waits is committed together, with the Merkle tree over all entries and
 //! a signed checkpoint of it. SQL stands in `store/` alone. docs/log.md specifies all of it.
 
+mod archive;
 mod checkpoint;
 mod entry;
+mod export;
 mod log;
 mod proof;
+mod range;
 mod store;
 mod tree;
 mod verify;
 
+pub use archive::Archive;
 pub use checkpoint::{Checkpoint, CheckpointError, IllegalKey, NoteKind, NoteSigner, VerifierKey};
 pub use entry::{Actor, Asked, AuthorityKey, Decision, Entry, Event, RecordedCertificate, Refused};
+pub use export::{ExportError, ExportProof, Format};
 pub use log::{Log, LogError, Opened, Place, Slot};
 pub use proof::{EntryProof, Hashes, ProofError};
-pub use store::{Database, Filter, Found, Reader, StoreError, TileRange};
+pub use range::{Rebuilt, Stretch};
+pub use store::{Database, Filter, Found, Reader, Snapshot, StoreError, TileRange};
 pub use tree::{Frontier, Hash, record_hash};
 pub use verify::{Beside, Columns, Entries, Expected, Stored, Verified, Wrong, verify};

@@ -56,6 +56,11 @@ impl Home {
         self.folder.join("policies")
     }
 
+    /// `archive/`, where old entries of the log are
+    pub fn archive(&self) -> PathBuf {
+        self.folder.join("archive")
+    }
+
     /// `hallpass.db`
     pub fn database(&self) -> PathBuf {
         self.folder.join("hallpass.db")
@@ -67,17 +72,7 @@ impl Home {
     /// Says what is wrong and how to mend it.
     pub fn config(&self) -> Result<Config, HomeError> {
         let path = self.config_path();
-        let missing = |path: &Path| HomeError::Missing {
-            path: path.to_owned(),
-        };
-        if !self.folder.is_dir() {
-            return Err(missing(&self.folder));
-        }
-        for part in [self.keys(), self.policies(), self.database(), path.clone()] {
-            if !part.exists() {
-                return Err(HomeError::Incomplete { part });
-            }
-        }
+        self.check_whole()?;
         for part in [self.folder.clone(), path.clone()] {
             let metadata = fs::metadata(&part).map_err(|source| HomeError::File {
                 path: part.clone(),
@@ -96,6 +91,25 @@ impl Home {
             detail: error.to_string(),
         })?;
         Config::overridden(config)
+    }
+
+    /// Checks that nothing is missing that every home has.
+    pub(super) fn check_whole(&self) -> Result<(), HomeError> {
+        if !self.folder.is_dir() {
+            return Err(HomeError::Missing {
+                path: self.folder.clone(),
+            });
+        }
+        let parts = [
+            self.keys(),
+            self.policies(),
+            self.database(),
+            self.config_path(),
+        ];
+        match parts.into_iter().find(|part| !part.exists()) {
+            Some(part) => Err(HomeError::Incomplete { part }),
+            None => Ok(()),
+        }
     }
 
     /// Takes the home for one process.

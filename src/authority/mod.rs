@@ -3,6 +3,8 @@
 //! An [`Authority`] is handed signed requests, never somebody's conclusion about who asked. Each
 //! use case identifies the requester, decides, signs, logs, and only then lets anything out.
 
+mod archiving;
+mod backup;
 mod enrolment;
 mod home;
 mod hosts;
@@ -12,13 +14,16 @@ mod open;
 mod proving;
 mod reading;
 mod refusal;
+mod restore;
 mod throttle;
 
+pub use backup::{BackedUp, BackupError};
 pub use home::{Config, Home, HomeError, LogFormat};
 pub use init::{Created, InitError, Inventory};
 pub use open::{Clock, OpenError};
 pub use reading::Which;
 pub use refusal::Refusal;
+pub use restore::{RestoreError, Restored};
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -48,6 +53,8 @@ pub struct Authority {
     directory: Arc<RwLock<Directory>>,
     /// Makes checking a change, logging it and taking it in one step.
     changes: Arc<tokio::sync::Mutex<()>>,
+    /// Lets one at a time move entries out of the log's database.
+    archiving: Arc<tokio::sync::Mutex<()>>,
     replays: ReplayGuard,
     /// For refusals of strangers.
     strangers: Throttle,

@@ -73,6 +73,7 @@ impl Authority {
         let signer = NoteSigner::open(&store.signer(KeyKind::Log)?).ok_or(OpenError::LogKey)?;
 
         let replays = ReplayGuard::new(std::mem::take(&mut opened.nonces), opened.forgotten, now);
+        let restored = opened.restored;
         let log = opened.start(signer, move |entry| {
             let live: &RwLock<Directory> = &live;
             live.write()
@@ -84,6 +85,18 @@ impl Authority {
         {
             let event = Event::ClockCorrected { newest };
             log.reserve(now)?.commit(event, None).await?;
+        }
+        if let Some((size, backup)) = restored {
+            let event = Event::LogRestored { size, backup };
+            log.reserve(now)?.commit(event, None).await?;
+        }
+        // What a stop in between left.
+        log.clear_archived().await?;
+        for path in reader.missing_archives()? {
+            tracing::error!(
+                ?path,
+                "archived entries are missing: restore it from a backup"
+            );
         }
         if last_policy_set.as_deref() != Some(policy.digest.as_str()) {
             log_policy(&log, &policy, now).await?;
@@ -108,6 +121,7 @@ impl Authority {
             policy,
             directory: shared,
             changes: Arc::default(),
+            archiving: Arc::default(),
             replays,
             strangers: Throttle::new(),
             known: Throttle::new(),

@@ -7,9 +7,9 @@
 use std::net::IpAddr;
 
 use super::{Authority, Refusal, Which, now};
-use crate::audit::{EntryProof, TileRange};
+use crate::audit::{EntryProof, Stretch, TileRange};
 use crate::identity::SignedRequest;
-use crate::model::{ConsistencyProof, EntryIndex, InclusionProof};
+use crate::model::{ConsistencyProof, EntryIndex, InclusionProof, RangeProof};
 use crate::policy::AdminAction;
 
 /// How many entries stand in a whole bundle.
@@ -77,6 +77,30 @@ impl Authority {
         Ok(ConsistencyProof {
             old,
             new,
+            hashes: hashes.into(),
+        })
+    }
+
+    /// The proof that entries are all that the log of a size has from one to before another.
+    ///
+    /// # Errors
+    /// When the requester can't be identified, or the log was never that long.
+    pub async fn range_proof(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        first: u64,
+        next: u64,
+        size: u64,
+    ) -> Result<RangeProof, Refusal> {
+        self.identify(request, source, now()).await?;
+        self.bounded(size)?;
+        let stretch = Stretch::new(first, next, size)?;
+        let hashes = tokio::task::block_in_place(|| self.reader.around(stretch))?;
+        Ok(RangeProof {
+            first,
+            next,
+            size,
             hashes: hashes.into(),
         })
     }

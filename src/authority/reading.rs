@@ -9,7 +9,7 @@ use crate::audit::Filter;
 use crate::identity::{Requester, SignedRequest};
 use crate::model::{
     Access, AuditPage, DatabaseUser, EntryIndex, Identity, PrincipalName, Purpose, PurposeSummary,
-    Role, RoleSummary, Serial, Ttl,
+    Role, RoleSummary, Serial, Span, Timestamp, Ttl,
 };
 use crate::policy::AdminAction;
 
@@ -91,6 +91,25 @@ impl Authority {
             entries,
             next: found.next,
         })
+    }
+
+    /// Where the entries of a time stand in the log.
+    ///
+    /// # Errors
+    /// When the requester may not read the log, or it can't be read.
+    pub async fn span(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        since: Option<Timestamp>,
+        until: Option<Timestamp>,
+    ) -> Result<Span, Refusal> {
+        let (requester, _) = self
+            .administrator(request, source, AdminAction::ReadLog, now())
+            .await?;
+        self.read(&requester).await?;
+        let (first, next) = tokio::task::block_in_place(|| self.reader.span(since, until))?;
+        Ok(Span { first, next })
     }
 
     /// One entry.

@@ -96,7 +96,7 @@ impl From<crate::keys::SignError> for Refusal {
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the audit log can't be read");
-        Self::Unavailable(LogError::Unwritable(error.to_string()))
+        Self::Unavailable(LogError::Unreadable(error.to_string()))
     }
 }
 

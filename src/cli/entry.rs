@@ -51,7 +51,7 @@ fn detail(event: &Value) -> String {
     if !event["by"].is_null() {
         words.push(text(&event["user"]));
     }
-    words.extend(["fingerprint", "version"].map(|name| text(&event[name])));
+    words.extend(["fingerprint", "version", "file"].map(|name| text(&event[name])));
     if let Some(groups) = event["groups"].as_array() {
         words.push(groups.iter().map(text).collect::<Vec<_>>().join(", "));
     }

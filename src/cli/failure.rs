@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use super::output::clean;
 use crate::client::{
-    ApiError, ConfigError, ConnectError, FileError, HistoryError, KeyError, OpenError, RunError,
-    RuntimeError, SessionError, SubjectKeyError,
+    ApiError, ConfigError, ConnectError, ExportFailed, FileError, HistoryError, KeyError,
+    OpenError, RunError, RuntimeError, SessionError, SubjectKeyError,
 };
 
 /// A message for a person and an exit code for a program.
@@ -162,6 +162,19 @@ impl From<HistoryError> for Failure {
             HistoryError::Unreadable { .. } | HistoryError::Damaged { .. } => Self::config(error),
             HistoryError::Api(error) => error.into(),
             HistoryError::File(error) => error.into(),
+        }
+    }
+}
+
+impl From<ExportFailed> for Failure {
+    fn from(error: ExportFailed) -> Self {
+        match error {
+            ExportFailed::Occupied { .. } => Self::output(error),
+            ExportFailed::Bundle { .. } => Self::unavailable(error),
+            ExportFailed::Unproven(_) => Self::log(error),
+            ExportFailed::History(error) => error.into(),
+            ExportFailed::Api(error) => error.into(),
+            ExportFailed::File(error) => error.into(),
         }
     }
 }

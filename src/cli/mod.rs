@@ -2,6 +2,7 @@
 
 mod ask;
 mod audit;
+mod backup;
 mod completions;
 mod connect;
 mod entry;
@@ -74,6 +75,8 @@ enum Command {
     User(user::Command),
     #[command(subcommand)]
     Audit(audit::Command),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -122,6 +125,8 @@ pub fn run() -> ExitCode {
         Command::HostCert(command) => host_cert::run(command),
         Command::User(command) => user::run(command),
         Command::Audit(command) => audit::run(command),
+        Command::Backup(args) => backup::back_up(args),
+        Command::Restore(args) => backup::restore(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     };

@@ -15,7 +15,10 @@ use super::routes::{Answer, Name, Shared, illegal, index_of, query, serial_of};
 use super::signed::Signed;
 use crate::audit::TileRange;
 use crate::authority::{Authority, Which};
-use crate::model::{ConsistencyProof, EntryIndex, InclusionProof};
+use crate::model::{
+    ArchiveAnswer, ArchiveRequest, ConsistencyProof, EntryIndex, InclusionProof, RangeProof, Span,
+    Timestamp,
+};
 
 /// The hashes or entries of a whole tile.
 const TILE: u16 = 256;
@@ -27,6 +30,9 @@ pub(super) fn api() -> OpenApiRouter<Arc<Authority>> {
         .routes(routes!(bundle))
         .routes(routes!(inclusion))
         .routes(routes!(consistency))
+        .routes(routes!(range))
+        .routes(routes!(span))
+        .routes(routes!(archive))
         .routes(routes!(prove_entry))
         .routes(routes!(prove_serial))
 }
@@ -157,6 +163,65 @@ async fn consistency(
         authority
             .consistency(&signed.request, signed.source, old, new)
             .await?,
+    ))
+}
+
+/// Which entries to prove.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct RangeQuery {
+    /// The first entry.
+    first: u64,
+    /// The entry behind the last.
+    next: u64,
+    /// How many entries the log has in the proof.
+    size: u64,
+}
+
+/// Prove that entries are all that the log has from one to before another.
+#[utoipa::path(get, path = "/v1/log/range", params(RangeQuery),
+    responses((status = 200, body = RangeProof)))]
+async fn range(State(authority): Shared, uri: Uri, signed: Signed) -> Answer<RangeProof> {
+    let RangeQuery { first, next, size } = query(&uri)?;
+    Ok(Json(
+        authority
+            .range_proof(&signed.request, signed.source, first, next, size)
+            .await?,
+    ))
+}
+
+/// Which time.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct SpanQuery {
+    /// Not before (RFC 3339).
+    #[param(value_type = Option<String>)]
+    since: Option<Timestamp>,
+    /// Before (RFC 3339).
+    #[param(value_type = Option<String>)]
+    until: Option<Timestamp>,
+}
+
+/// Find where the entries of a time stand in the audit log.
+#[utoipa::path(get, path = "/v1/audit/span", params(SpanQuery),
+    responses((status = 200, body = Span)))]
+async fn span(State(authority): Shared, uri: Uri, signed: Signed) -> Answer<Span> {
+    let SpanQuery { since, until } = query(&uri)?;
+    Ok(Json(
+        authority
+            .span(&signed.request, signed.source, since, until)
+            .await?,
+    ))
+}
+
+/// Move the oldest entries out of the database into a file, one file at a time.
+#[utoipa::path(post, path = "/v1/audit/archive", request_body = ArchiveRequest,
+    responses((status = 200, body = ArchiveAnswer)))]
+async fn archive(State(authority): Shared, signed: Signed) -> Answer<ArchiveAnswer> {
+    Ok(Json(
+        authority.archive(&signed.request, signed.source).await?,
     ))
 }
 

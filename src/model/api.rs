@@ -248,6 +248,61 @@ pub struct ConsistencyProof {
     pub hashes: Vec<String>,
 }
 
+/// The proof that entries are all that the log has from one to before another (docs/log.md).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RangeProof {
+    /// The first entry.
+    pub first: u64,
+    /// The entry behind the last.
+    pub next: u64,
+    /// How many entries the log has in the proof.
+    pub size: u64,
+    /// The roots of the complete subtrees before `first` and from `next` on, in order, in base64.
+    pub hashes: Vec<String>,
+}
+
+/// Where the entries of a time stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Span {
+    /// The first.
+    pub first: u64,
+    /// The entry behind the last; no less than `first`.
+    pub next: u64,
+}
+
+/// Asks to move old entries of the log out of the database.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ArchiveRequest {
+    /// Entries from before this time (RFC 3339).
+    #[schema(value_type = String)]
+    pub before: Timestamp,
+}
+
+/// What was moved out of the database.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ArchiveAnswer {
+    /// The file; absent when there was nothing to move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archived: Option<ArchivedFile>,
+    /// Whether asking again would move more.
+    pub more: bool,
+}
+
+/// A file of archived entries.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ArchivedFile {
+    /// Its name in the home's `archive/`.
+    pub file: String,
+    /// Its SHA-256 in hexadecimal.
+    pub sha256: String,
+    /// Its first entry.
+    pub first: u64,
+    /// The entry behind its last.
+    pub next: u64,
+}
+
 /// Entries of the audit log, oldest first.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AuditPage {

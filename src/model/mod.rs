@@ -14,9 +14,10 @@ mod source;
 mod timestamp;
 
 pub use api::{
-    AuditPage, CertificateAnswer, ConsistencyProof, Health, HostCertificateRequest, Identity,
-    InclusionProof, NewKey, NewUser, Problem, PurposeSummary, Receipt, RoleSummary,
-    SshCertificateRequest, TrustBundle, UserKey, UserSummary, X509CertificateRequest,
+    ArchiveAnswer, ArchiveRequest, ArchivedFile, AuditPage, CertificateAnswer, ConsistencyProof,
+    Health, HostCertificateRequest, Identity, InclusionProof, NewKey, NewUser, Problem,
+    PurposeSummary, RangeProof, Receipt, RoleSummary, Span, SshCertificateRequest, TrustBundle,
+    UserKey, UserSummary, X509CertificateRequest,
 };
 pub use duration::{HostTtl, Ttl};
 pub use invalid::Invalid;

@@ -24,7 +24,7 @@ pub struct Engine {
     role: EntityTypeName,
     authority: EntityUid,
     request: EntityUid,
-    admin: [EntityUid; 3],
+    admin: [EntityUid; 4],
     asked: PreparedAsks,
     sources: PreparedSources,
 }
@@ -38,10 +38,17 @@ pub enum AdminAction {
     CertifyHosts,
     /// Read the audit log.
     ReadLog,
+    /// Move old entries of the audit log out of the database.
+    ArchiveLog,
 }
 
 impl AdminAction {
-    const ALL: [Self; 3] = [Self::ManageUsers, Self::CertifyHosts, Self::ReadLog];
+    const ALL: [Self; 4] = [
+        Self::ManageUsers,
+        Self::CertifyHosts,
+        Self::ReadLog,
+        Self::ArchiveLog,
+    ];
 
     /// Its name in the schema.
     pub fn as_str(self) -> &'static str {
@@ -49,6 +56,7 @@ impl AdminAction {
             Self::ManageUsers => "manage-users",
             Self::CertifyHosts => "certify-hosts",
             Self::ReadLog => "read-log",
+            Self::ArchiveLog => "archive-log",
         }
     }
 }
@@ -412,6 +420,7 @@ mod tests {
         }
         assert!(may("auditors", AdminAction::ReadLog));
         assert!(!may("auditors", AdminAction::ManageUsers));
+        assert!(!may("auditors", AdminAction::ArchiveLog));
     }
 
     #[test]

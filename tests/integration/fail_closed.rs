@@ -1,11 +1,10 @@
 //! When the log can't be written, nothing is issued, health says so, and nothing is lost.
 
 use std::fs;
-use std::os::unix::process::CommandExt;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Ca, Home, Person, exchange, run, wait_until};
+use crate::support::{Answer, Ca, Home, Person, exchange, fails_when_full, run, wait_until};
 
 fn ask(ca: &Ca, person: &Person) -> Answer {
     let ask = json!({"role": "server-operator", "purpose": "incident", "reason": "x"});
@@ -119,13 +118,7 @@ fn a_copy_that_sqlite_made_commits_as_safely_as_the_original() {
 fn a_disk_that_takes_no_more_stops_issuing_until_it_does_again() {
     // A limit on file sizes, put on the running server, fails writes as a full disk does.
     let ca = Ca::with(Home::new(), |serve| {
-        // SAFETY: signal(2) is safe between fork and exec.
-        unsafe {
-            serve.pre_exec(|| {
-                libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-                Ok(())
-            });
-        }
+        fails_when_full(serve);
     });
     let bob = ca.enrol("bob", &["on-call"]);
     assert_open(&ca, &bob);

@@ -6,9 +6,12 @@
     reason = "a test that panics says where"
 )]
 
+mod archive;
+mod backup;
 mod bad_input;
 mod crash;
 mod enrolment;
+mod export;
 mod fail_closed;
 mod faults;
 mod identity;

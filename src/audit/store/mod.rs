@@ -1,6 +1,8 @@
 //! The log's SQLite database: all of the SQL there is.
 
+mod archives;
 mod reader;
+mod snapshot;
 mod whole;
 mod writer;
 
@@ -18,12 +20,15 @@ use crate::keys::SignError;
 use crate::model::Timestamp;
 
 pub use reader::{Filter, Found, Reader, TileRange};
+pub use snapshot::Snapshot;
 pub use whole::Database;
 pub(super) use writer::{Commit, End, Row, Store};
 
+/// The folder beside the database that archived entries are in.
+const ARCHIVE: &str = "archive";
 /// Marks the file as Hallpass's ("hall").
 const APPLICATION_ID: i32 = 0x6861_6c6c;
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 
 const SCHEMA: &str = "
 CREATE TABLE entries (
@@ -50,7 +55,28 @@ CREATE INDEX entries_state ON entries (kind)
 CREATE TABLE tree (idx INTEGER PRIMARY KEY, hashes BLOB NOT NULL) STRICT;
 CREATE TRIGGER entries_stay BEFORE UPDATE ON entries
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+-- But what is in a file, is not what state is rebuilt from, and is not the first of 256, by which
+-- entries are found by their time.
 CREATE TRIGGER entries_remain BEFORE DELETE ON entries
+    WHEN old.idx >= coalesce((SELECT next FROM archives ORDER BY first DESC LIMIT 1), 0)
+        OR old.idx % 256 = 0
+        OR old.kind NOT IN ('certificate-issued', 'request-refused', 'unauthenticated-refused')
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+-- Files that entries were moved into, and the serial numbers of what is in them alone.
+CREATE TABLE archives (
+    first  INTEGER PRIMARY KEY,
+    next   INTEGER NOT NULL,
+    file   TEXT NOT NULL,
+    sha256 TEXT NOT NULL
+) STRICT;
+CREATE TABLE archived_serials (serial INTEGER PRIMARY KEY, idx INTEGER NOT NULL) STRICT;
+CREATE TRIGGER archives_stay BEFORE UPDATE ON archives
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER archives_remain BEFORE DELETE ON archives
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER archived_serials_stay BEFORE UPDATE ON archived_serials
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER archived_serials_remain BEFORE DELETE ON archived_serials
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 CREATE TRIGGER tree_stays BEFORE UPDATE ON tree
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
@@ -119,7 +145,8 @@ fn timestamp(millis: i64) -> Timestamp {
     Timestamp::from_millis(millis as u64)
 }
 
-fn parse(index: i64, body: &str) -> Result<Entry, StoreError> {
+/// An entry out of its text.
+pub(super) fn parse(index: i64, body: &str) -> Result<Entry, StoreError> {
     serde_json::from_str(body).map_err(|source| StoreError::Entry { index, source })
 }
 
@@ -220,6 +247,27 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong with it.
         source: CheckpointError,
+    },
+    /// A file of archived entries is missing or damaged.
+    #[error(
+        "{path}: {why}; entries {first} to {} of the log are in it: restore it from a backup",
+        next - 1
+    )]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// Its first entry.
+        first: u64,
+        /// The entry behind its last.
+        next: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// A file is where entries should be archived in.
+    #[error("{path} is there already and holds something else: move it away, and archive again")]
+    Occupied {
+        /// The file.
+        path: PathBuf,
     },
     /// Entries are missing.
     #[error("{path} has a gap: entries are missing from the log; restore it from a backup")]

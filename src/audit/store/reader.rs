@@ -1,23 +1,37 @@
 //! The reading side.
 
-use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params_from_iter};
 
-use super::{StoreError, StoredHashes, check_format, timestamp};
+use super::{ARCHIVE, StoreError, StoredHashes, archives, check_format, parse, timestamp};
+use crate::audit::Entry;
+use crate::audit::archive::{self, Archive, ArchiveFile, PIECE};
 use crate::audit::proof::{Hashes, ProofError};
-use crate::audit::tree::Hash;
+use crate::audit::range::Stretch;
+use crate::audit::tree::{Hash, record_hash};
 use crate::model::{EntryIndex, Purpose, RoleName, Serial, Timestamp, UserName};
 
 /// How many entries a search looks at before it gives back what it has: some 20 ms.
 const MOST_LOOKED_AT: usize = 4000;
 
+/// The newest entries are never archived.
+const NEWEST: u64 = 1000;
+/// How many files of archived entries are kept open.
+const MOST_FILES: usize = 8;
+
 /// The reading side: its own connection, never in the writer's way.
 pub struct Reader {
     connection: Mutex<Connection>,
+    path: PathBuf,
+    /// Where archived entries are.
+    folder: PathBuf,
+    /// The files of archived entries that were read last.
+    files: Mutex<Vec<Arc<ArchiveFile>>>,
 }
 
 /// Which entries to list. All that is set must hold.
@@ -37,6 +51,41 @@ pub struct Filter {
     pub serial: Option<Serial>,
     /// From this index on.
     pub from: EntryIndex,
+}
+
+impl Filter {
+    fn is_in_time(&self, time: Timestamp) -> bool {
+        self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time < until)
+    }
+
+    /// Whether all names are in an entry's text at all: much cheaper to tell than what they are.
+    fn may_fit(&self, body: &str) -> bool {
+        let has = |name: Option<&str>| name.is_none_or(|name| body.contains(name));
+        // None of them has a character that JSON escapes.
+        has(self.user.as_ref().map(UserName::as_str))
+            && has(self.role.as_ref().map(RoleName::as_str))
+            && has(self.purpose.as_ref().map(Purpose::as_str))
+    }
+
+    fn fits(&self, entry: &Entry) -> bool {
+        let event = &entry.event;
+        let request = event.request();
+        let certificate = event.certificate();
+        let user = self.user.as_ref();
+        (user.is_none() || event.requester() == user || event.subject() == user)
+            && self
+                .role
+                .as_ref()
+                .is_none_or(|role| request.is_some_and(|asked| asked.role == *role))
+            && self
+                .purpose
+                .as_ref()
+                .is_none_or(|purpose| request.is_some_and(|asked| asked.purpose == *purpose))
+            && self.serial.is_none_or(|serial| {
+                certificate.is_some_and(|certificate| certificate.serial == serial)
+            })
+            && self.is_in_time(entry.time)
+    }
 }
 
 /// What a search found so far.
@@ -71,93 +120,283 @@ impl Reader {
         connection.set_prepared_statement_cache_capacity(32);
         Ok(Self {
             connection: Mutex::new(connection),
+            path: path.to_owned(),
+            folder: path.with_file_name(ARCHIVE),
+            files: Mutex::default(),
         })
     }
 
-    /// At most `limit` entries that match. A search for what is rare gives up early and says where
-    /// to go on.
+    /// At most `limit` entries that match, also of those that are archived. A search for what is
+    /// rare gives up early and says where to go on.
     ///
     /// # Errors
-    /// When the database can't be read.
+    /// When the database or a file of archived entries can't be read.
     pub fn list(&self, filter: &Filter, limit: usize) -> Result<Found, StoreError> {
-        let connection = self.connection();
-        let Some(from) = first_since(&connection, filter)? else {
-            return Ok(Found::default());
-        };
-        let text = |name: Option<&str>| name.map(str::to_owned);
-        let user = text(filter.user.as_ref().map(UserName::as_str));
-        let role = text(filter.role.as_ref().map(RoleName::as_str));
-        let purpose = text(filter.purpose.as_ref().map(Purpose::as_str));
-        let serial = filter.serial.map(|serial| serial.get() as i64);
-        // The way in is by what is likely to be rarest; the rest is looked at row by row.
-        let (way_in, key) = if let Some(serial) = serial {
-            let sql = "SELECT idx FROM entries WHERE serial = ?2 AND idx >= ?1";
-            (sql, Some(Value::from(serial)))
-        } else if let Some(user) = &user {
-            let sql = "SELECT idx FROM entries WHERE requester = ?2 AND idx >= ?1
-                 UNION SELECT idx FROM entries WHERE subject = ?2 AND idx >= ?1";
-            (sql, Some(Value::from(user.clone())))
-        } else if let Some(role) = &role {
-            let sql = "SELECT idx FROM entries WHERE role = ?2 AND idx >= ?1";
-            (sql, Some(Value::from(role.clone())))
-        } else if let Some(purpose) = &purpose {
-            let sql = "SELECT idx FROM entries WHERE purpose = ?2 AND idx >= ?1";
-            (sql, Some(Value::from(purpose.clone())))
-        } else {
-            ("SELECT idx FROM entries WHERE idx >= ?1", None)
-        };
-        let mut indexes = connection.prepare_cached(&format!("{way_in} ORDER BY idx"))?;
-        let values = std::iter::once(Value::from(from as i64)).chain(key);
-        let mut indexes = indexes.query(params_from_iter(values))?;
-        let mut entry = connection.prepare_cached(
-            "SELECT time, requester, subject, role, purpose, serial, body
-             FROM entries WHERE idx = ?1",
-        )?;
-        let fits = |row: &Row<'_>| -> Result<bool, rusqlite::Error> {
-            let is = |column: usize, wanted: &Option<String>| {
-                let Some(wanted) = wanted else {
-                    return Ok(true);
-                };
-                let value = row.get_ref(column)?;
-                Ok::<_, rusqlite::Error>(value.as_str_or_null()? == Some(wanted))
-            };
-            let time = timestamp(row.get(0)?);
-            Ok((is(1, &user)? || is(2, &user)?)
-                && is(3, &role)?
-                && is(4, &purpose)?
-                && (serial.is_none() || row.get::<_, Option<i64>>(5)? == serial)
-                && filter.since.is_none_or(|since| time >= since)
-                && filter.until.is_none_or(|until| time < until))
-        };
+        if let Some(serial) = filter.serial {
+            return self.of_serial(filter, serial, limit);
+        }
         let mut found = Found::default();
         let mut looked_at = 0;
-        while let Some(row) = indexes.next()? {
-            let index: i64 = row.get(0)?;
-            if found.entries.len() == limit || looked_at == MOST_LOOKED_AT {
-                found.next = Some(EntryIndex(index as u64));
-                break;
+        let mut from = filter.from.0;
+        loop {
+            let (archive, window) = {
+                let connection = self.connection();
+                // Of one moment: what is not in a file yet is still in the table.
+                let snapshot = connection.unchecked_transaction()?;
+                let windows = windows(&snapshot, filter.since, filter.until, from)?;
+                let Some(window) = windows.first().cloned() else {
+                    return Ok(found);
+                };
+                match archives::holding(&snapshot, window.start)? {
+                    Some(archive) => (archive, window),
+                    None => {
+                        for window in windows {
+                            search(&snapshot, filter, window, limit, &mut looked_at, &mut found)?;
+                            if found.next.is_some() {
+                                break;
+                            }
+                        }
+                        return Ok(found);
+                    }
+                }
+            };
+            let (first, piece) = self.piece(&archive, window.start)?;
+            // Beyond its end, another window may begin.
+            from = window.end.min(first + piece.len() as u64);
+            for (index, body) in (first..).zip(piece) {
+                if !window.contains(&index) {
+                    continue;
+                }
+                if found.entries.len() == limit || looked_at == MOST_LOOKED_AT {
+                    found.next = Some(EntryIndex(index));
+                    return Ok(found);
+                }
+                looked_at += 1;
+                if filter.may_fit(&body) && filter.fits(&parse(index as i64, &body)?) {
+                    found.entries.push((EntryIndex(index), body));
+                }
             }
-            looked_at += 1;
-            let body = entry.query_row([index], |row| {
-                fits(row).and_then(|fits| if fits { row.get(6).map(Some) } else { Ok(None) })
-            })?;
-            found
-                .entries
-                .extend(body.map(|body| (EntryIndex(index as u64), body)));
+        }
+    }
+
+    /// The one entry whose certificate has that serial, if the rest of the filter fits.
+    fn of_serial(
+        &self,
+        filter: &Filter,
+        serial: Serial,
+        limit: usize,
+    ) -> Result<Found, StoreError> {
+        let index: Option<i64> = self
+            .connection()
+            .prepare_cached(
+                "SELECT idx FROM entries WHERE serial = ?1
+                 UNION ALL SELECT idx FROM archived_serials WHERE serial = ?1",
+            )?
+            .query_row([serial.get() as i64], |row| row.get(0))
+            .optional()?;
+        let Some(index) = index else {
+            return Ok(Found::default());
+        };
+        let mut found = Found::default();
+        for body in self.range(EntryIndex(index as u64), limit.min(1))? {
+            if filter.from.0 <= index as u64 && filter.fits(&parse(index, &body)?) {
+                found.entries.push((EntryIndex(index as u64), body));
+            }
         }
         Ok(found)
     }
 
-    /// The entries from `from` on, at most `limit`, as stored.
+    /// The entries from `from` on, at most `limit`, as stored, one after the other whether they are
+    /// archived or not.
+    ///
+    /// # Errors
+    /// When the database or a file of archived entries can't be read, or an entry is missing.
+    pub fn range(&self, from: EntryIndex, limit: usize) -> Result<Vec<String>, StoreError> {
+        let mut entries = Vec::new();
+        while entries.len() < limit {
+            let at = from.0 + entries.len() as u64;
+            let room = limit - entries.len();
+            let archive = {
+                let connection = self.connection();
+                let snapshot = connection.unchecked_transaction()?;
+                match archives::holding(&snapshot, at)? {
+                    Some(archive) => archive,
+                    None => {
+                        entries.extend(self.rows(&snapshot, at, room)?);
+                        break;
+                    }
+                }
+            };
+            let (first, piece) = self.piece(&archive, at)?;
+            entries.extend(piece.into_iter().skip((at - first) as usize).take(room));
+        }
+        Ok(entries)
+    }
+
+    /// Entries that are not archived, of which none may be missing.
+    fn rows(
+        &self,
+        connection: &Connection,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        let mut statement = connection.prepare_cached(
+            "SELECT idx, body FROM entries WHERE idx >= ?1 ORDER BY idx LIMIT ?2",
+        )?;
+        let mut rows = statement.query([from as i64, limit as i64])?;
+        let mut entries = Vec::new();
+        while let Some(row) = rows.next()? {
+            if row.get::<_, i64>(0)? as u64 != from + entries.len() as u64 {
+                return Err(StoreError::Gap {
+                    path: self.path.clone(),
+                });
+            }
+            entries.push(row.get(1)?);
+        }
+        Ok(entries)
+    }
+
+    /// The 256 archived entries that the entry `at` is among, each of them what the tree says, with
+    /// the index of the first.
+    fn piece(&self, archive: &Archive, at: u64) -> Result<(u64, Vec<String>), StoreError> {
+        let file = self.archive_file(archive)?;
+        let (first, entries) = file.piece(at)?;
+        let connection = self.connection();
+        let stored = StoredHashes(&connection);
+        for (index, entry) in (first..).zip(&entries) {
+            if stored.at(0, index)? != Some(record_hash(entry.as_bytes())) {
+                return Err(file.damaged(&format!("entry {index} in it was changed")));
+            }
+        }
+        Ok((first, entries))
+    }
+
+    fn archive_file(&self, archive: &Archive) -> Result<Arc<ArchiveFile>, StoreError> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = files.iter().find(|file| file.archive == *archive) {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(ArchiveFile::open(&self.folder, archive)?);
+        if files.len() == MOST_FILES {
+            files.remove(0);
+        }
+        files.push(Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// The folder of the archived entries.
+    pub(in crate::audit) fn archive_folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The entries from before that time that the next archived file takes: neither the newest nor
+    /// the last certificate, which the next start goes by.
     ///
     /// # Errors
     /// When the database can't be read.
-    pub fn range(&self, from: EntryIndex, limit: usize) -> Result<Vec<String>, StoreError> {
+    pub fn archivable(&self, before: Timestamp) -> Result<Option<(u64, u64)>, StoreError> {
         let connection = self.connection();
-        let mut statement = connection
-            .prepare_cached("SELECT body FROM entries WHERE idx >= ?1 ORDER BY idx LIMIT ?2")?;
-        let rows = statement.query_map([from.0 as i64, limit as i64], |row| row.get(0))?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let snapshot = connection.unchecked_transaction()?;
+        let (end, last_serial): (i64, i64) = snapshot.query_row(
+            "SELECT coalesce(max(idx) + 1, 0), coalesce(
+                 (SELECT idx FROM entries WHERE serial IS NOT NULL ORDER BY idx DESC LIMIT 1), 0)
+             FROM entries",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let archived = archives::end(&snapshot)?;
+        let newer = windows(&snapshot, Some(before), None, archived)?;
+        let older = newer.first().map_or(end as u64, |window| window.start);
+        let limit = older
+            .min((end as u64).saturating_sub(NEWEST))
+            .min(last_serial as u64);
+        Ok(archive::plan(archived, limit))
+    }
+
+    /// The files of archived entries that are not where they should be.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub fn missing_archives(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let files = archives::all(&self.connection())?;
+        let paths = files.iter().map(|archive| self.folder.join(&archive.file));
+        Ok(paths.filter(|path| !path.is_file()).collect())
+    }
+
+    /// Where the entries of a time stand: all of them, and between the first and the last no others
+    /// but where the clock was corrected.
+    ///
+    /// # Errors
+    /// When the database or a file of archived entries can't be read.
+    pub fn span(
+        &self,
+        since: Option<Timestamp>,
+        until: Option<Timestamp>,
+    ) -> Result<(u64, u64), StoreError> {
+        let windows = windows(&self.connection(), since, until, 0)?;
+        // Among archived entries, the table has only every 256th: the ends are looked at closely.
+        for (place, window) in windows.iter().enumerate() {
+            let first = self.first_since(window, since)?;
+            if first == window.end {
+                continue;
+            }
+            for window in windows[place..].iter().rev() {
+                let next = self.last_before(first.max(window.start)..window.end, until)?;
+                if next > window.start.max(first) {
+                    return Ok((first, next));
+                }
+            }
+        }
+        Ok((0, 0))
+    }
+
+    /// The first of a window that is not before `since`; its end when there is none.
+    fn first_since(
+        &self,
+        window: &Range<u64>,
+        since: Option<Timestamp>,
+    ) -> Result<u64, StoreError> {
+        let mut first = window.start;
+        let Some(since) = since else {
+            return Ok(first);
+        };
+        while first < window.end {
+            let times = self.times(first, window.end)?;
+            let before = times.iter().take_while(|time| **time < since).count();
+            first += before as u64;
+            if before < times.len() || times.is_empty() {
+                break;
+            }
+        }
+        Ok(first)
+    }
+
+    /// Behind the last of a window that is before `until`; its start when there is none.
+    fn last_before(&self, window: Range<u64>, until: Option<Timestamp>) -> Result<u64, StoreError> {
+        let mut next = window.end;
+        let Some(until) = until else {
+            return Ok(next);
+        };
+        while next > window.start {
+            let from = window.start.max(next.saturating_sub(PIECE));
+            let times = self.times(from, next)?;
+            let behind = times.iter().rev().take_while(|time| **time >= until);
+            let behind = behind.count();
+            next -= behind as u64;
+            if behind < times.len() || times.is_empty() {
+                break;
+            }
+        }
+        Ok(next)
+    }
+
+    /// The times of the next 256 entries, or of fewer where they end before `next`.
+    fn times(&self, first: u64, next: u64) -> Result<Vec<Timestamp>, StoreError> {
+        let bodies = self.range(EntryIndex(first), PIECE.min(next - first) as usize)?;
+        (first as i64..)
+            .zip(bodies)
+            .map(|(index, body)| Ok(parse(index, &body)?.time))
+            .collect()
     }
 
     /// Proves that an entry is in the log of that size.
@@ -174,6 +413,14 @@ impl Reader {
     /// When the log is not that long, or the database can't be read.
     pub fn consistency(&self, old: u64, new: u64) -> Result<Hashes, ProofError> {
         Hashes::of_consistency(old, new, &StoredHashes(&self.connection()))
+    }
+
+    /// Proves that entries are all that the log has from one to before another.
+    ///
+    /// # Errors
+    /// When the log is not that long, or the database can't be read.
+    pub fn around(&self, stretch: Stretch) -> Result<Hashes, ProofError> {
+        stretch.prove(&StoredHashes(&self.connection()))
     }
 
     /// The hash of an entry, when there is one at that place.
@@ -208,14 +455,16 @@ impl Reader {
     }
 }
 
-/// The first index that can match by its time and the filter's `from`; nothing when there is none.
+/// The indexes that can match by their time and from `from` on: windows without overlap, in order.
 ///
-/// Times never go back, but where the clock was corrected: between two such places the first is
+/// Times never go back, but where the clock was corrected: between two such places both ends are
 /// found by halving.
-fn first_since(connection: &Connection, filter: &Filter) -> Result<Option<u64>, StoreError> {
-    let Some(since) = filter.since else {
-        return Ok(Some(filter.from.0));
-    };
+fn windows(
+    connection: &Connection,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    from: u64,
+) -> Result<Vec<Range<u64>>, StoreError> {
     let end: i64 = connection
         .prepare_cached("SELECT coalesce(max(idx) + 1, 0) FROM entries")?
         .query_row([], |row| row.get(0))?;
@@ -229,25 +478,120 @@ fn first_since(connection: &Connection, filter: &Filter) -> Result<Option<u64>, 
         .query_map([], |row| row.get(0))?
         .collect::<Result<Vec<i64>, _>>()?;
     bounds.push(end);
-    let mut time_at = connection
-        .prepare_cached("SELECT time FROM entries WHERE idx >= ?1 ORDER BY idx LIMIT 1")?;
+    let mut next_row =
+        connection.prepare_cached("SELECT min(idx) FROM entries WHERE idx >= ?1 AND idx < ?2")?;
+    let mut windows = Vec::new();
     let mut start = 0;
     for bound in bounds {
-        let (mut before, mut first) = (start, bound);
-        while before < first {
-            let middle = before.midpoint(first);
-            let time: Option<i64> = time_at.query_row([middle], |row| row.get(0)).optional()?;
-            if time.is_none_or(|time| timestamp(time) >= since) {
-                first = middle;
-            } else {
-                before = middle + 1;
+        let first = match since {
+            Some(since) => first_at(connection, since, start, bound)?,
+            None => start,
+        };
+        let next = match until {
+            // Of archived entries, those in front of the first in the table may be before it.
+            Some(until) => {
+                let behind = first_at(connection, until, start, bound)?;
+                let next: Option<i64> = next_row.query_row([behind, bound], |row| row.get(0))?;
+                next.unwrap_or(bound)
             }
-        }
-        let first = first.max(filter.from.0 as i64);
-        if first < bound {
-            return Ok(Some(first as u64));
+            None => bound,
+        };
+        let first = first.max(i64::try_from(from).unwrap_or(i64::MAX));
+        if first < next {
+            windows.push(first as u64..next as u64);
         }
         start = bound;
     }
-    Ok(None)
+    Ok(windows)
+}
+
+/// Behind the last of the indexes from `start` to before `end` whose entry is in the table and
+/// before `time`. Within them, times must not go back.
+fn first_at(
+    connection: &Connection,
+    time: Timestamp,
+    start: i64,
+    end: i64,
+) -> Result<i64, StoreError> {
+    let mut time_at = connection.prepare_cached(
+        "SELECT time FROM entries WHERE idx >= ?1 AND idx < ?2 ORDER BY idx LIMIT 1",
+    )?;
+    let (mut before, mut first) = (start, end);
+    while before < first {
+        let middle = before.midpoint(first);
+        let found: Option<i64> = time_at
+            .query_row([middle, end], |row| row.get(0))
+            .optional()?;
+        if found.is_none_or(|found| timestamp(found) >= time) {
+            first = middle;
+        } else {
+            before = middle + 1;
+        }
+    }
+    Ok(first)
+}
+
+/// Adds the entries of a window that match and are not archived.
+fn search(
+    connection: &Connection,
+    filter: &Filter,
+    window: Range<u64>,
+    limit: usize,
+    looked_at: &mut usize,
+    found: &mut Found,
+) -> Result<(), StoreError> {
+    let text = |name: Option<&str>| name.map(str::to_owned);
+    let user = text(filter.user.as_ref().map(UserName::as_str));
+    let role = text(filter.role.as_ref().map(RoleName::as_str));
+    let purpose = text(filter.purpose.as_ref().map(Purpose::as_str));
+    // The way in is by what is likely to be rarest; the rest is looked at row by row.
+    let (way_in, key) = if let Some(user) = &user {
+        let sql = "SELECT idx FROM entries WHERE requester = ?3 AND idx >= ?1 AND idx < ?2
+             UNION SELECT idx FROM entries WHERE subject = ?3 AND idx >= ?1 AND idx < ?2";
+        (sql, Some(user))
+    } else if let Some(role) = &role {
+        let sql = "SELECT idx FROM entries WHERE role = ?3 AND idx >= ?1 AND idx < ?2";
+        (sql, Some(role))
+    } else if let Some(purpose) = &purpose {
+        let sql = "SELECT idx FROM entries WHERE purpose = ?3 AND idx >= ?1 AND idx < ?2";
+        (sql, Some(purpose))
+    } else {
+        ("SELECT idx FROM entries WHERE idx >= ?1 AND idx < ?2", None)
+    };
+    let mut indexes = connection.prepare_cached(&format!("{way_in} ORDER BY idx"))?;
+    let ends = [window.start, window.end].map(|end| Value::from(end as i64));
+    let values = ends.into_iter().chain(key.cloned().map(Value::from));
+    let mut indexes = indexes.query(params_from_iter(values))?;
+    let mut entry = connection.prepare_cached(
+        "SELECT time, requester, subject, role, purpose, body FROM entries WHERE idx = ?1",
+    )?;
+    let fits = |row: &Row<'_>| -> Result<bool, rusqlite::Error> {
+        let is = |column: usize, wanted: &Option<String>| {
+            let Some(wanted) = wanted else {
+                return Ok(true);
+            };
+            let value = row.get_ref(column)?;
+            Ok::<_, rusqlite::Error>(value.as_str_or_null()? == Some(wanted))
+        };
+        let time = timestamp(row.get(0)?);
+        Ok((is(1, &user)? || is(2, &user)?)
+            && is(3, &role)?
+            && is(4, &purpose)?
+            && filter.is_in_time(time))
+    };
+    while let Some(row) = indexes.next()? {
+        let index: i64 = row.get(0)?;
+        if found.entries.len() == limit || *looked_at == MOST_LOOKED_AT {
+            found.next = Some(EntryIndex(index as u64));
+            return Ok(());
+        }
+        *looked_at += 1;
+        let body = entry.query_row([index], |row| {
+            fits(row).and_then(|fits| if fits { row.get(5).map(Some) } else { Ok(None) })
+        })?;
+        found
+            .entries
+            .extend(body.map(|body| (EntryIndex(index as u64), body)));
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Row};
 
-use super::{StoreError, check_format, stored_checkpoint, unreadable};
+use super::{Reader, StoreError, archives, check_format, stored_checkpoint, unreadable};
 use crate::audit::verify::{Beside, Columns, Entries, Stored, Wrong};
 use crate::model::EntryIndex;
 
@@ -94,60 +94,138 @@ impl Entries for Database {
     ) -> Result<(), Wrong> {
         let connection = self.connect()?;
         let unreadable = |error| Wrong::Store(unreadable(&self.path, error));
-        {
-            let bounds = [range.start as i64, range.end as i64];
-            let mut entries = connection
-                .prepare_cached(
-                    "SELECT idx, time, kind, requester, subject, role, purpose, serial, body
-                     FROM entries WHERE idx >= ?1 AND idx < ?2 ORDER BY idx",
-                )
-                .map_err(unreadable)?;
-            let mut entries = entries.query(bounds).map_err(unreadable)?;
-            let mut nodes = connection
-                .prepare_cached(
-                    "SELECT idx, hashes FROM tree WHERE idx >= ?1 AND idx < ?2 ORDER BY idx",
-                )
-                .map_err(unreadable)?;
-            let mut nodes = nodes.query(bounds).map_err(unreadable)?;
-            for index in range {
-                let Some(entry) = entries.next().map_err(unreadable)? else {
-                    return Err(Wrong::Missing { index });
-                };
-                let Some(node) = nodes.next().map_err(unreadable)? else {
-                    return Err(Wrong::Missing { index });
-                };
-                each(&stored(entry, node).map_err(unreadable)?)?;
-            }
+        let archived = archives::end(&connection).map_err(unreadable)?;
+        let (archived, rest) = (
+            range.start..range.end.min(archived),
+            range.start.max(archived)..range.end,
+        );
+        if !archived.is_empty() {
+            self.read_archived(&connection, archived, each)?;
+        }
+        if !rest.is_empty() {
+            self.read_rows(&connection, rest, each)?;
         }
         self.give_back(connection);
         Ok(())
     }
 }
 
-fn stored<'a>(entry: &'a Row<'_>, node: &'a Row<'_>) -> Result<Stored<'a>, rusqlite::Error> {
+impl Database {
+    /// Entries that are in the database, with their hashes beside them.
+    fn read_rows(
+        &self,
+        connection: &Connection,
+        range: Range<u64>,
+        each: &mut dyn FnMut(&Stored<'_>) -> Result<(), Wrong>,
+    ) -> Result<(), Wrong> {
+        let unreadable = |error| Wrong::Store(unreadable(&self.path, error));
+        let bounds = [range.start as i64, range.end as i64];
+        let mut entries = connection
+            .prepare_cached(&format!(
+                "{ENTRIES} WHERE idx >= ?1 AND idx < ?2 ORDER BY idx"
+            ))
+            .map_err(unreadable)?;
+        let mut entries = entries.query(bounds).map_err(unreadable)?;
+        let mut nodes = connection.prepare_cached(NODES).map_err(unreadable)?;
+        let mut nodes = nodes.query(bounds).map_err(unreadable)?;
+        for index in range {
+            let missing = Wrong::Missing { index };
+            let Some(entry) = entries.next().map_err(unreadable)? else {
+                return Err(missing);
+            };
+            let Some(node) = nodes.next().map_err(unreadable)? else {
+                return Err(missing);
+            };
+            let place: i64 = node.get(0).map_err(unreadable)?;
+            let stored = stored(entry).map_err(unreadable)?;
+            let hashes = hashes(node, stored.index.0 as i64 == place).map_err(unreadable)?;
+            each(&Stored {
+                beside: Some(Beside {
+                    columns: Some(stored.columns),
+                    hashes,
+                }),
+                index: stored.index,
+                body: stored.body,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Entries that are in a file, of which some are in the database as well.
+    fn read_archived(
+        &self,
+        connection: &Connection,
+        range: Range<u64>,
+        each: &mut dyn FnMut(&Stored<'_>) -> Result<(), Wrong>,
+    ) -> Result<(), Wrong> {
+        let unreadable = |error| Wrong::Store(unreadable(&self.path, error));
+        let limit = (range.end - range.start) as usize;
+        let bodies = Reader::open(&self.path)?.range(EntryIndex(range.start), limit)?;
+        let mut kept = connection
+            .prepare_cached(&format!("{ENTRIES} WHERE idx = ?1"))
+            .map_err(unreadable)?;
+        let mut nodes = connection.prepare_cached(NODES).map_err(unreadable)?;
+        for (index, body) in range.zip(&bodies) {
+            let mut kept = kept.query([index as i64]).map_err(unreadable)?;
+            let kept = kept.next().map_err(unreadable)?;
+            let kept = kept.map(stored).transpose().map_err(unreadable)?;
+            if kept.as_ref().is_some_and(|kept| kept.body != body) {
+                return Err(Wrong::Entry {
+                    index,
+                    why: "the archive and the database have it differently".to_owned(),
+                });
+            }
+            let bounds = [index as i64, index as i64 + 1];
+            let mut node = nodes.query(bounds).map_err(unreadable)?;
+            let Some(node) = node.next().map_err(unreadable)? else {
+                return Err(Wrong::Missing { index });
+            };
+            each(&Stored {
+                index: EntryIndex(index),
+                body,
+                beside: Some(Beside {
+                    columns: kept.map(|kept| kept.columns),
+                    hashes: hashes(node, true).map_err(unreadable)?,
+                }),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+const ENTRIES: &str =
+    "SELECT idx, time, kind, requester, subject, role, purpose, serial, body FROM entries";
+const NODES: &str = "SELECT idx, hashes FROM tree WHERE idx >= ?1 AND idx < ?2 ORDER BY idx";
+
+/// What the row of an entry holds.
+struct StoredRow<'a> {
+    index: EntryIndex,
+    body: &'a str,
+    columns: Columns<'a>,
+}
+
+fn stored<'a>(entry: &'a Row<'_>) -> Result<StoredRow<'a>, rusqlite::Error> {
     let text = |column: usize| Ok::<_, rusqlite::Error>(entry.get_ref(column)?.as_str_or_null()?);
-    let index: i64 = entry.get(0)?;
-    let place: i64 = node.get(0)?;
-    // Of one that is missing there are no hashes.
-    let hashes = if place == index {
-        node.get_ref(1)?.as_blob()?
-    } else {
-        &[]
-    };
-    Ok(Stored {
-        index: EntryIndex(index as u64),
+    Ok(StoredRow {
+        index: EntryIndex(entry.get::<_, i64>(0)? as u64),
         body: entry.get_ref(8)?.as_str()?,
-        beside: Some(Beside {
-            columns: Some(Columns {
-                time: entry.get::<_, i64>(1)? as u64,
-                kind: text(2)?.unwrap_or_default(),
-                requester: text(3)?,
-                subject: text(4)?,
-                role: text(5)?,
-                purpose: text(6)?,
-                serial: entry.get::<_, Option<i64>>(7)?.map(|serial| serial as u64),
-            }),
-            hashes,
-        }),
+        columns: Columns {
+            time: entry.get::<_, i64>(1)? as u64,
+            kind: text(2)?.unwrap_or_default(),
+            requester: text(3)?,
+            subject: text(4)?,
+            role: text(5)?,
+            purpose: text(6)?,
+            serial: entry.get::<_, Option<i64>>(7)?.map(|serial| serial as u64),
+        },
     })
+}
+
+/// The hashes of a row; of one that is missing there are none.
+fn hashes<'a>(node: &'a Row<'_>, there: bool) -> Result<&'a [u8], rusqlite::Error> {
+    if there {
+        Ok(node.get_ref(1)?.as_blob()?)
+    } else {
+        Ok(&[])
+    }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::{
-    APPLICATION_ID, Identity, SCHEMA, SCHEMA_VERSION, StoreError, StoredHashes, check_format,
-    identity, parse, stored_checkpoint, timestamp, unreadable,
+    APPLICATION_ID, Identity, SCHEMA, SCHEMA_VERSION, StoreError, StoredHashes, archives,
+    check_format, identity, parse, stored_checkpoint, timestamp, unreadable,
 };
+use crate::audit::archive::Archive;
 use crate::audit::checkpoint::{Checkpoint, VerifierKey};
 use crate::audit::tree::{Frontier, Hash, record_hash};
 use crate::audit::{Entry, Event, LogError};
@@ -40,6 +41,10 @@ pub(in crate::audit) struct Row {
     purpose: Option<String>,
     serial: Option<Serial>,
     body: String,
+    /// The file whose entries may be deleted from then on.
+    archive: Option<Box<Archive>>,
+    /// It says that the log was restored, which nobody need say again.
+    says_restored: bool,
 }
 
 impl Row {
@@ -67,6 +72,8 @@ impl Row {
                 .certificate()
                 .map(|certificate| certificate.serial),
             body,
+            archive: Archive::of(&entry.event).map(|(archive, _)| Box::new(archive)),
+            says_restored: matches!(entry.event, Event::LogRestored { .. }),
         })
     }
 }
@@ -214,20 +221,25 @@ impl Store {
         })
     }
 
-    /// How many entries there are, of which none may be missing.
+    /// How many entries there are, of which none may be missing that is not archived.
     fn length(&self) -> Result<u64, StoreError> {
+        let unreadable = |error| unreadable(&self.path, error);
+        let archived = archives::end(&self.connection).map_err(unreadable)?;
         let (count, last): (i64, Option<i64>) = self
             .connection
-            .query_row("SELECT count(*), max(idx) FROM entries", [], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
-            .map_err(|error| unreadable(&self.path, error))?;
-        if last.map_or(0, |last| last + 1) != count {
+            .query_row(
+                "SELECT count(*), max(idx) FROM entries WHERE idx >= ?1",
+                [archived as i64],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .map_err(unreadable)?;
+        let length = archived + count as u64;
+        if last.map_or(0, |last| last as u64 + 1) != length {
             return Err(StoreError::Gap {
                 path: self.path.clone(),
             });
         }
-        Ok(count as u64)
+        Ok(length)
     }
 
     /// The entries that state is rebuilt from, in order. Those that say who may do what are proven
@@ -244,18 +256,96 @@ impl Store {
              ORDER BY idx",
         )?;
         let mut rows = statement.query([])?;
+        let (mut proven, mut logged) = (Vec::new(), Vec::new());
         while let Some(row) = rows.next().map_err(|error| unreadable(&self.path, error))? {
             let (index, body): (i64, String) = (row.get(0)?, row.get(1)?);
             let entry = parse(index, &body)?;
-            let introduces = matches!(entry.event, Event::AuthorityCreated { .. });
             if let Some(checkpoint) = checkpoint
-                && (introduces || entry.event.changes_state())
+                && entry.event.is_believed_when_proven()
             {
                 self.prove(index as u64, &body, checkpoint)?;
+                proven.push(index as u64);
             }
+            logged.extend(Archive::of(&entry.event));
             each(entry);
         }
+        self.check_archives(&logged, &proven)
+    }
+
+    /// Checks that what is archived is what the log says, and that of it nothing is missing that
+    /// says who may do what.
+    fn check_archives(&self, logged: &[(Archive, u64)], proven: &[u64]) -> Result<(), StoreError> {
+        let recorded = archives::all(&self.connection)?;
+        if !recorded
+            .iter()
+            .eq(logged.iter().map(|(archive, _)| archive))
+        {
+            let why = "other files of archived entries are recorded than the log has entries of";
+            return Err(self.changed(why.to_owned()));
+        }
+        let mut end = 0;
+        for (archive, kept) in logged {
+            let found = proven
+                .iter()
+                .filter(|index| (archive.first..archive.next).contains(index))
+                .count() as u64;
+            if archive.first != end || found != *kept {
+                return Err(self.changed(format!(
+                    "of the entries that are archived in {}, {kept} should have been kept, and \
+                     {found} are there",
+                    archive.file
+                )));
+            }
+            end = archive.next;
+        }
         Ok(())
+    }
+
+    /// Deletes some of the entries that are archived, and says whether there are more.
+    pub(in crate::audit) fn clear(&mut self) -> Result<bool, StoreError> {
+        self.check_files()?;
+        let transaction = self
+            .connection
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let more = archives::clear(&transaction)?;
+        transaction.commit()?;
+        Ok(more)
+    }
+
+    /// Says in the database that it was restored, until an entry does.
+    pub(in crate::audit) fn mark_restored(
+        &self,
+        size: u64,
+        backup: Timestamp,
+        nonces_expire: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut mark = self
+            .connection
+            .prepare("INSERT OR REPLACE INTO marks VALUES (?1, ?2)")?;
+        for (name, value) in [
+            ("restored-size", size),
+            ("restored-backup", backup.as_millis()),
+            ("swept", nonces_expire.as_millis()),
+        ] {
+            mark.execute(params![name, value as i64])?;
+        }
+        Ok(())
+    }
+
+    /// How many entries the backup had that this log was restored from, and when it was made, when
+    /// no entry says so yet.
+    pub(in crate::audit) fn restored(&self) -> Result<Option<(u64, Timestamp)>, StoreError> {
+        let mark = |name: &str| {
+            self.connection
+                .query_row("SELECT value FROM marks WHERE name = ?1", [name], |row| {
+                    row.get::<_, i64>(0)
+                })
+                .optional()
+        };
+        let (size, time) = (mark("restored-size")?, mark("restored-backup")?);
+        Ok(size
+            .zip(time)
+            .map(|(size, time)| (size as u64, timestamp(time))))
     }
 
     fn prove(&self, index: u64, body: &str, checkpoint: &Checkpoint) -> Result<(), StoreError> {
@@ -390,6 +480,12 @@ fn insert(transaction: &Transaction<'_>, commit: &Commit<'_>) -> Result<(), rusq
             row.serial.map(|serial| serial.get() as i64),
             row.body,
         ])?;
+        if let Some(archive) = &row.archive {
+            archives::record(transaction, archive)?;
+        }
+        if row.says_restored {
+            transaction.execute("DELETE FROM marks WHERE name LIKE 'restored-%'", [])?;
+        }
         let hashes: Vec<u8> = hashes.iter().flat_map(|hash| hash.0).collect();
         node.execute(params![row.index.0 as i64, hashes])?;
     }

@@ -1,5 +1,7 @@
 //! `hallpass audit`
 
+mod archive;
+mod export;
 mod list;
 mod proof;
 mod verify;
@@ -19,6 +21,8 @@ pub(super) enum Command {
     Prove(proof::Prove),
     Verify(verify::Verify),
     VerifyProof(proof::VerifyProof),
+    Export(export::Args),
+    Archive(archive::Args),
 }
 
 pub(super) fn run(command: Command) -> Result<(), Failure> {
@@ -30,6 +34,8 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
         Command::Prove(args) => proof::prove(&args),
         Command::Verify(args) => verify::run(&args),
         Command::VerifyProof(args) => proof::verify_proof(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Archive(args) => archive::run(&args),
     }
 }
 

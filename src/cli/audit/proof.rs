@@ -1,9 +1,11 @@
 //! `hallpass audit key`, `prove` and `verify-proof`
 
+use std::fs::File;
+use std::io::BufReader;
 use std::path::PathBuf;
 
 use super::{FIRST_SERIAL, number};
-use crate::audit::{EntryProof, VerifierKey};
+use crate::audit::{Checkpoint, EntryProof, ExportError, ExportProof, VerifierKey};
 use crate::cli::ClientArgs;
 use crate::cli::entry::in_words;
 use crate::cli::failure::Failure;
@@ -52,11 +54,13 @@ pub(in crate::cli) struct Prove {
 
 /// Check a proof, or an export, without the CA
 ///
-/// Reads a file from `hallpass audit prove` and shows the entry that it proves.
+/// Reads a file from `hallpass audit prove` and shows the entry that it proves; or FILE.proof from
+/// `hallpass audit export`, and proves FILE beside it.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   hallpass audit verify-proof 1042.tlog-proof
+  hallpass audit verify-proof 2026-01.jsonl.proof
   hallpass audit verify-proof 1042.tlog-proof --key \"$(cat hallpass.vkey)\" --witness KEY")]
 pub(in crate::cli) struct VerifyProof {
     /// The file
@@ -108,25 +112,84 @@ pub(super) fn verify_proof(args: &VerifyProof) -> Result<(), Failure> {
     let path = args.file.display();
     let text = std::fs::read_to_string(&args.file)
         .map_err(|error| Failure::no_input(format!("{path}: {error}")))?;
+    if ExportProof::is_one(&text) {
+        return verify_export(args, &log, &text);
+    }
     let wrong = |error: &dyn std::fmt::Display| Failure::log(format!("{path}: {error}"));
     let proof: EntryProof = text
         .parse()
         .map_err(|error| Failure::data(format!("{path}: {error}")))?;
     let checkpoint = proof.check(&log).map_err(|error| wrong(&error))?;
-    let mut proven = format!(
+    let proven = format!(
         "Proven: entry {} of the {} that {} had.\n",
         proof.index.0,
         checkpoint.size,
         log.name()
     );
+    let witnessed = witnessed(args, &checkpoint)?;
+    let entry = serde_json::from_str(&proof.entry).map_err(|error| wrong(&error))?;
+    print(format!("{proven}{witnessed}\n{}", in_words(&entry)))
+}
+
+fn verify_export(args: &VerifyProof, log: &VerifierKey, text: &str) -> Result<(), Failure> {
+    let path = args.file.display();
+    let proof: ExportProof = text
+        .parse()
+        .map_err(|error| Failure::data(format!("{path}: {error}")))?;
+    let checkpoint = proof
+        .checkpoint(log)
+        .map_err(|error| Failure::log(format!("{path}: {error}")))?;
+    // Beside the proof, whatever the two were renamed to.
+    if args.file.extension().is_none_or(|ending| ending != "proof") {
+        return Err(Failure::no_input(format!(
+            "{path}: the proof of FILE is called FILE.proof: rename it"
+        )));
+    }
+    let data = args.file.with_extension("");
+    let file = File::open(&data)
+        .map_err(|error| Failure::no_input(format!("{}: {error}", data.display())))?;
+    let checked = proof.check(&checkpoint, BufReader::new(file));
+    checked.map_err(|error| {
+        let message = format!("{}: {error}", data.display());
+        match error {
+            ExportError::Line { .. } | ExportError::NoProof => Failure::data(message),
+            ExportError::File(_) => Failure::no_input(message),
+            ExportError::Misplaced { .. }
+            | ExportError::Short { .. }
+            | ExportError::Long { .. }
+            | ExportError::Unproven(_) => Failure::log(message),
+        }
+    })?;
+    let witnessed = witnessed(args, &checkpoint)?;
+    let what = match proof.next - proof.first {
+        0 => format!("{} has no entries", data.display()),
+        1 => format!("{} is entry {}", data.display(), proof.first),
+        _ => format!(
+            "{} is all entries from {} to {}",
+            data.display(),
+            proof.first,
+            proof.next - 1
+        ),
+    };
+    print(format!(
+        "Proven: {what}, of the {} that {} had.\n{witnessed}",
+        checkpoint.size,
+        log.name()
+    ))
+}
+
+/// A line for each witness that is demanded.
+fn witnessed(args: &VerifyProof, checkpoint: &Checkpoint) -> Result<String, Failure> {
+    let wrong =
+        |error: &dyn std::fmt::Display| Failure::log(format!("{}: {error}", args.file.display()));
+    let mut lines = String::new();
     for witness in &args.witness {
         let time = checkpoint
             .cosigned_by(witness)
             .map_err(|error| wrong(&error))?
             .ok_or_else(|| wrong(&format!("{} did not cosign its checkpoint", witness.name())))?;
         let time = both(Timestamp::from_secs(time));
-        proven += &format!("Cosigned by {} at {time}.\n", witness.name());
+        lines += &format!("Cosigned by {} at {time}.\n", witness.name());
     }
-    let entry = serde_json::from_str(&proof.entry).map_err(|error| wrong(&error))?;
-    print(format!("{proven}\n{}", in_words(&entry)))
+    Ok(lines)
 }

@@ -1,5 +1,5 @@
 use std::ffi::OsStr;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Output, Stdio};
 
 /// What a program said and how it ended.
@@ -57,4 +57,15 @@ impl From<Output> for Ran {
 
 pub(crate) fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A>) -> Ran {
     Ran::of(Command::new(program).args(arguments))
+}
+
+/// Has writes beyond a limit on file sizes fail, as on a full disk, and not end the program.
+pub(crate) fn fails_when_full(command: &mut Command) -> &mut Command {
+    // SAFETY: signal(2) is safe between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+            Ok(())
+        })
+    }
 }
