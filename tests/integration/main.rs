@@ -11,6 +11,7 @@ mod crash;
 mod enrolment;
 mod fail_closed;
 mod identity;
+mod independent;
 mod path;
 mod person;
 mod postgres_refuses;
