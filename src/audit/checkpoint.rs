@@ -186,7 +186,7 @@ impl NoteSigner {
     }
 
     /// A log's checkpoint.
-    pub(super) fn checkpoint(&self, size: u64, root: Hash) -> Result<Checkpoint, SignError> {
+    pub(crate) fn checkpoint(&self, size: u64, root: Hash) -> Result<Checkpoint, SignError> {
         let text = format!("{}\n{size}\n{root}\n", self.verifier.name);
         let line = self.line(&self.signer.sign(text.as_bytes())?);
         Ok(Checkpoint {

@@ -13,6 +13,7 @@ mod proving;
 mod reading;
 mod refusal;
 mod throttle;
+mod witnessing;
 
 pub use home::{Config, Home, HomeError, LogFormat};
 pub use init::{Created, InitError, Inventory};
@@ -31,6 +32,7 @@ use crate::certificate::{IssuingCa, SshCa};
 use crate::identity::{self, Directory, ReplayGuard, Requester, SignedRequest, Unidentified, User};
 use crate::model::{Timestamp, TrustBundle};
 use crate::policy::{AdminAction, PolicySet, Verdict};
+use crate::witness::Witnesses;
 use throttle::Throttle;
 
 /// A certificate authority at work.
@@ -55,6 +57,7 @@ pub struct Authority {
     known: Throttle,
     log: Log,
     reader: Reader,
+    witnesses: Witnesses,
     /// Keeps other servers off this home for as long as it is open.
     _lock: std::fs::File,
 }

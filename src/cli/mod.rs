@@ -20,6 +20,7 @@ mod ssh;
 mod trust;
 mod user;
 mod whoami;
+mod witness;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -74,6 +75,8 @@ enum Command {
     User(user::Command),
     #[command(subcommand)]
     Audit(audit::Command),
+    #[command(subcommand)]
+    Witness(witness::Command),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -122,6 +125,7 @@ pub fn run() -> ExitCode {
         Command::HostCert(command) => host_cert::run(command),
         Command::User(command) => user::run(command),
         Command::Audit(command) => audit::run(command),
+        Command::Witness(command) => witness::run(command),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     };

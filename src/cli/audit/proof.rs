@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{FIRST_SERIAL, number};
-use crate::audit::{EntryProof, VerifierKey};
+use crate::audit::{Checkpoint, EntryProof, VerifierKey};
 use crate::cli::ClientArgs;
 use crate::cli::entry::in_words;
 use crate::cli::failure::Failure;
@@ -27,7 +27,8 @@ pub(in crate::cli) struct Key {
 #[command(after_help = "\
 Examples:
   hallpass audit prove 1042 --out 1042.tlog-proof
-  hallpass audit prove 1180591620717411303")]
+  hallpass audit prove 1180591620717411303
+  hallpass audit prove 1042 --witness KEY --out 1042.tlog-proof")]
 pub(in crate::cli) struct Prove {
     /// An entry's place in the log, or the serial number of a certificate
     #[arg(value_name = "SERIAL|ENTRY", value_parser = number)]
@@ -35,6 +36,9 @@ pub(in crate::cli) struct Prove {
     /// Write it to this file instead of standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Prove it by a checkpoint that this witness cosigned; more than once for several
+    #[arg(long, value_name = "KEY")]
+    witness: Vec<VerifierKey>,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -73,10 +77,15 @@ pub(super) fn prove(args: &Prove) -> Result<(), Failure> {
         "entries"
     };
     let number = args.number.to_string();
-    let target = Query::path(&["v1", "log", "proofs", place, &number]);
+    let names: Vec<&str> = args.witness.iter().map(VerifierKey::name).collect();
+    let names = (!names.is_empty()).then(|| names.join("+"));
+    let target = Query::path(&["v1", "log", "proofs", place, &number]).with("witness", names);
     let text = api.get_text(target.as_str())?;
     let proof: EntryProof = text.parse().map_err(Failure::log)?;
     let checkpoint = proof.check(api.log_key()).map_err(Failure::log)?;
+    for witness in &args.witness {
+        cosigned(&checkpoint, witness).map_err(Failure::log)?;
+    }
     History::new(&folder, &api).follow(&checkpoint)?;
     match &args.out {
         Some(path) => Ok(write_public(path, text.as_bytes())?),
@@ -104,13 +113,17 @@ pub(super) fn verify_proof(args: &VerifyProof) -> Result<(), Failure> {
         log.name()
     );
     for witness in &args.witness {
-        let time = checkpoint
-            .cosigned_by(witness)
-            .map_err(|error| wrong(&error))?
-            .ok_or_else(|| wrong(&format!("{} did not cosign its checkpoint", witness.name())))?;
+        let time = cosigned(&checkpoint, witness).map_err(|error| wrong(&error))?;
         let time = both(Timestamp::from_secs(time));
         proven += &format!("Cosigned by {} at {time}.\n", witness.name());
     }
     let entry = serde_json::from_str(&proof.entry).map_err(|error| wrong(&error))?;
     print(format!("{proven}\n{}", in_words(&entry)))
+}
+
+/// When a witness cosigned a checkpoint, in seconds since 1970.
+fn cosigned(checkpoint: &Checkpoint, witness: &VerifierKey) -> Result<u64, String> {
+    let time = checkpoint.cosigned_by(witness);
+    time.map_err(|error| error.to_string())?
+        .ok_or_else(|| format!("{} did not cosign its checkpoint", witness.name()))
 }
