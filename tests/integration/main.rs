@@ -19,3 +19,4 @@ mod server;
 mod sshd_refuses;
 mod start;
 mod support;
+mod witness;
