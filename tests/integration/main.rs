@@ -20,3 +20,4 @@ mod sshd_refuses;
 mod start;
 mod support;
 mod witness;
+mod witnessing;
