@@ -63,7 +63,9 @@ fn it_cosigns_a_log_that_grows_and_an_independent_verifier_agrees() {
         last = time;
     }
     // It forgets nothing when it starts again.
-    let witness = Witness::on(witness.stop());
+    let home = witness.stop();
+    assert!(!home.path().join("witness.db-wal").exists());
+    let witness = Witness::on(home);
     conflicts(&witness.add(log.body(0, 300)), 300);
     cosigned(&log, 300, &witness.home, &witness.add(log.body(300, 300)));
     assert!(!witness.log().contains("ERROR"), "{}", witness.log());
