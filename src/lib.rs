@@ -7,9 +7,10 @@
 //! - [`certificate`]: a grant and a signer become a certificate
 //! - [`policy`]: may this requester have this role, for this purpose, now?
 //! - [`audit`]: the log
-//! - [`identity`]: who signed this request?
-//! - [`authority`]: the use cases; the only place where the five above meet
 //! - [`outbound`]: whom the server believes when it calls others
+//! - [`witness`]: others who saw the log grow, and cosign it
+//! - [`identity`]: who signed this request?
+//! - [`authority`]: the use cases; the only place where all of the above meet
 //! - [`http`]: the JSON API over TLS
 //! - [`client`]: what a person runs
 //! - [`cli`]: the command line; prints, and nothing else
@@ -29,3 +30,4 @@ pub mod keys;
 pub mod model;
 pub mod outbound;
 pub mod policy;
+pub mod witness;

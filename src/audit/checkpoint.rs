@@ -186,7 +186,7 @@ impl NoteSigner {
     }
 
     /// A log's checkpoint.
-    pub(super) fn checkpoint(&self, size: u64, root: Hash) -> Result<Checkpoint, SignError> {
+    pub(crate) fn checkpoint(&self, size: u64, root: Hash) -> Result<Checkpoint, SignError> {
         let text = format!("{}\n{size}\n{root}\n", self.verifier.name);
         let line = self.line(&self.signer.sign(text.as_bytes())?);
         Ok(Checkpoint {
@@ -258,8 +258,13 @@ impl Checkpoint {
     /// When that witness cosigned it, in seconds since 1970; nothing when it did not.
     ///
     /// # Errors
-    /// When there is a cosignature in its name that is not right.
+    /// When there is a cosignature in its name that is not right, or the key is no witness's.
     pub fn cosigned_by(&self, witness: &VerifierKey) -> Result<Option<u64>, CheckpointError> {
+        if witness.kind != NoteKind::Cosignature {
+            return Err(CheckpointError::NoWitness {
+                key: witness.name.clone(),
+            });
+        }
         let note =
             Note::from_bytes(self.note.as_bytes()).map_err(|_| CheckpointError::Malformed)?;
         witness.verified(&note)
@@ -305,6 +310,12 @@ pub enum CheckpointError {
     #[error("the log's key {key} did not sign it")]
     Unsigned {
         /// The verifier key.
+        key: String,
+    },
+    /// A log's key was given in the place of a witness's.
+    #[error("the key of {key} is a log's: of a witness, `hallpass witness init` prints it")]
+    NoWitness {
+        /// Whose.
         key: String,
     },
     /// A signature in the key's name is wrong.
@@ -393,6 +404,8 @@ mod tests {
         assert_eq!(cosigned.cosigned_by(witness.verifier()), Ok(Some(1234)));
         assert_eq!(cosigned.cosigned_by(another.verifier()), Ok(None));
         assert_eq!(checkpoint.cosigned_by(witness.verifier()), Ok(None));
+        // The log's own signature is nobody else's.
+        assert!(checkpoint.cosigned_by(log.verifier()).is_err());
         assert!(Checkpoint::open(cosigned.note(), log.verifier()).is_ok());
         let other = log
             .checkpoint(8, record_hash(b"x"))

@@ -64,6 +64,11 @@ enum Message {
         nonce: (String, Timestamp),
         waiting: Waiting,
     },
+    /// A checkpoint that a witness cosigned: its name and the note.
+    Cosigned {
+        cosigned: (String, String),
+        waiting: Waiting,
+    },
     /// Somebody asks whether the log can be written.
     Probe { waiting: Waiting },
     /// Archived entries may be deleted.
@@ -252,6 +257,21 @@ impl Log {
     pub async fn spend(&self, nonce: String, expires: Timestamp) -> Result<(), LogError> {
         let nonce = (nonce, expires);
         self.send(|waiting| Message::Nonce { nonce, waiting }).await
+    }
+
+    /// Keeps the newest checkpoint that a witness cosigned, beside the log and in place of the one
+    /// before.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub async fn keep_cosigned(
+        &self,
+        witness: &str,
+        checkpoint: &Checkpoint,
+    ) -> Result<(), LogError> {
+        let cosigned = (witness.to_owned(), checkpoint.note().to_owned());
+        self.send(|waiting| Message::Cosigned { cosigned, waiting })
+            .await
     }
 
     /// Whether an entry could be written at `now`, tried out at most once a second.
@@ -484,6 +504,7 @@ struct Writer {
 struct Batch {
     rows: Vec<Row>,
     nonces: Vec<(String, Timestamp)>,
+    cosigned: Vec<(String, String)>,
     waiting: Vec<Waiting>,
     probe: bool,
 }
@@ -525,6 +546,10 @@ impl Writer {
             }
             Message::Nonce { nonce, waiting } => {
                 batch.nonces.push(nonce);
+                batch.waiting.push(waiting);
+            }
+            Message::Cosigned { cosigned, waiting } => {
+                batch.cosigned.push(cosigned);
                 batch.waiting.push(waiting);
             }
             Message::Probe { waiting } => {
@@ -588,6 +613,7 @@ impl Writer {
             after: after.as_ref(),
             nonces: &batch.nonces,
             sweep,
+            cosigned: &batch.cosigned,
             probe: batch.probe,
         })?;
         self.swept = sweep.unwrap_or(self.swept);

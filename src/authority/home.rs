@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::keys::is_ours_to_change;
 use crate::model::HostName;
+use crate::witness::AskedWitness;
 
 /// A home: the folder that holds everything a CA is.
 #[derive(Clone, Debug)]
@@ -150,6 +151,9 @@ pub struct Config {
     /// How to write the server's own log (`HALLPASS_LOG_FORMAT`).
     #[serde(default)]
     pub log_format: LogFormat,
+    /// Who is asked to cosign the log's checkpoints: the `[[witness]]` tables.
+    #[serde(default, rename = "witness")]
+    pub witnesses: Vec<AskedWitness>,
 }
 
 /// How the server's own log looks.

@@ -16,6 +16,7 @@ mod reading;
 mod refusal;
 mod restore;
 mod throttle;
+mod witnessing;
 
 pub use backup::{BackedUp, BackupError};
 pub use home::{Config, Home, HomeError, LogFormat};
@@ -36,6 +37,7 @@ use crate::certificate::{IssuingCa, SshCa};
 use crate::identity::{self, Directory, ReplayGuard, Requester, SignedRequest, Unidentified, User};
 use crate::model::{Timestamp, TrustBundle};
 use crate::policy::{AdminAction, PolicySet, Verdict};
+use crate::witness::Witnesses;
 use throttle::Throttle;
 
 /// A certificate authority at work.
@@ -62,6 +64,7 @@ pub struct Authority {
     known: Throttle,
     log: Log,
     reader: Reader,
+    witnesses: Witnesses,
     /// Keeps other servers off this home for as long as it is open.
     _lock: std::fs::File,
 }

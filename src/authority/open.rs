@@ -10,6 +10,7 @@ use crate::identity::{Directory, ReplayGuard};
 use crate::keys::{self, KeyKind, KeyStore, Passphrase};
 use crate::model::{Timestamp, TrustBundle};
 use crate::policy::{PolicyError, PolicySet};
+use crate::witness::Witnesses;
 
 /// What is thought of the machine's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +128,7 @@ impl Authority {
             known: Throttle::new(),
             log,
             reader,
+            witnesses: Witnesses::default(),
             _lock: lock,
         })
     }

@@ -157,7 +157,8 @@ impl Authority {
         Ok(bytes)
     }
 
-    /// An entry with the proof that it is in the log, which needs nothing else to be checked.
+    /// An entry with the proof that it is in the log, which needs nothing else to be checked. With
+    /// witnesses, it is in the newest log that all of them cosigned.
     ///
     /// # Errors
     /// When there is none, or the requester may not read the log.
@@ -166,15 +167,28 @@ impl Authority {
         request: &SignedRequest,
         source: IpAddr,
         which: Which,
+        witnesses: &[String],
     ) -> Result<EntryProof, Refusal> {
         let (requester, _) = self
             .administrator(request, source, AdminAction::ReadLog, now())
             .await?;
         self.read(&requester).await?;
-        let newest = self.log.newest().borrow().clone();
-        let newest = newest.ok_or_else(|| Refusal::NotFound("the log is empty".to_owned()))?;
+        let newest = if witnesses.is_empty() {
+            let newest = self.log.newest().borrow().clone();
+            newest.ok_or_else(|| Refusal::NotFound("the log is empty".to_owned()))?
+        } else {
+            self.newest_cosigned(witnesses)?
+        };
         tokio::task::block_in_place(|| {
             let (index, entry) = self.find(which)?;
+            if index.0 >= newest.size && !witnesses.is_empty() {
+                return Err(Refusal::NotFound(format!(
+                    "entry {index} is newer than what {} cosigned so far, {} entries: try again \
+                     in a moment; if that lasts, the server's own log says why",
+                    witnesses.join(" and "),
+                    newest.size
+                )));
+            }
             Ok(EntryProof {
                 entry,
                 index,

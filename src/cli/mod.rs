@@ -21,6 +21,7 @@ mod ssh;
 mod trust;
 mod user;
 mod whoami;
+mod witness;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -77,6 +78,8 @@ enum Command {
     Audit(audit::Command),
     Backup(backup::Backup),
     Restore(backup::Restore),
+    #[command(subcommand)]
+    Witness(witness::Command),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -127,6 +130,7 @@ pub fn run() -> ExitCode {
         Command::Audit(command) => audit::run(command),
         Command::Backup(args) => backup::back_up(args),
         Command::Restore(args) => backup::restore(args),
+        Command::Witness(command) => witness::run(command),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     };

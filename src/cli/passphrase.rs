@@ -1,4 +1,4 @@
-//! Where `init` and `serve` get the passphrase from. Never from an argument.
+//! Where `init` and `serve`, also a witness's, get the passphrase from. Never from an argument.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ pub(super) fn new(source: &Source) -> Result<Passphrase, Failure> {
     if let Some(path) = file(source) {
         return Passphrase::from_file(&path).map_err(Failure::config);
     }
-    let first = prompt("New passphrase for the CA keys: ")?;
+    let first = prompt("New passphrase for the keys: ")?;
     if first.chars().count() < Passphrase::SHORTEST {
         return Passphrase::new(first).map_err(Failure::config);
     }

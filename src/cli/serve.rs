@@ -17,6 +17,7 @@ use crate::authority::{Authority, Clock, Config, Home, LogFormat};
 use crate::http::{self, Options, ServerTls};
 use crate::keys::protect_memory;
 use crate::model::HostTtl;
+use crate::witness::Witnesses;
 
 /// Run the certificate authority
 ///
@@ -55,6 +56,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         Clock::FitsTheLog
     };
     let listen = args.listen.unwrap_or(config.listen);
+    let witnesses = Witnesses::new(&config.witnesses, home.folder()).map_err(Failure::config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -66,6 +68,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             .map_err(|error| Failure::config(format!("can't listen on {listen}: {error}")))?;
         let authority = Authority::open(&home, &passphrase, clock)
             .await
+            .and_then(|authority| authority.with_witnesses(witnesses))
             .map_err(Failure::config)?;
         drop(passphrase);
         serve(listener, authority, config).await
@@ -92,9 +95,11 @@ async fn serve(listener: TcpListener, authority: Authority, config: Config) -> R
     // Caught before anybody is told that it listens: who then stops it at once is not left with
     // requests that broke off.
     let stop = stop();
+    let mut asking = authority.ask_witnesses();
     http::serve(listener, Arc::clone(&authority), options, ready, stop)
         .await
         .map_err(Failure::config)?;
+    asking.shutdown().await;
     // Handlers are done; a connection that was cut off may still hold on to it.
     if let Some(authority) = Arc::into_inner(authority) {
         authority.close();
@@ -104,7 +109,7 @@ async fn serve(listener: TcpListener, authority: Authority, config: Config) -> R
 }
 
 /// Done at SIGTERM or SIGINT, which are caught from this call on.
-fn stop() -> impl Future<Output = ()> {
+pub(super) fn stop() -> impl Future<Output = ()> {
     let signals = signal(SignalKind::terminate())
         .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
     async {
@@ -125,7 +130,7 @@ fn stop() -> impl Future<Output = ()> {
     }
 }
 
-fn start_log(format: LogFormat) {
+pub(super) fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_env("HALLPASS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

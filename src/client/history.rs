@@ -55,6 +55,26 @@ impl<'a> History<'a> {
         Ok(checkpoint)
     }
 
+    /// Asks for the newest checkpoint that a witness cosigned, and checks that it is of the log that
+    /// was seen before.
+    ///
+    /// # Errors
+    /// When there is none, the witness did not cosign it, or the log was rewritten.
+    pub fn cosigned(&self, witness: &VerifierKey) -> Result<Checkpoint, HistoryError> {
+        let target = Query::path(&["v1", "log", "checkpoint", "cosigned"])
+            .with("witness", Some(witness.name()));
+        let checkpoint = self.open(&self.api.get_text(target.as_str())?)?;
+        let cosigned = checkpoint.cosigned_by(witness);
+        if cosigned.map_err(HistoryError::Checkpoint)?.is_none() {
+            return Err(HistoryError::Unproven {
+                what: format!("what {} saw of its log", witness.name()),
+                why: "the checkpoint is not cosigned by this key".to_owned(),
+            });
+        }
+        self.follow(&checkpoint)?;
+        Ok(checkpoint)
+    }
+
     /// Checks that a checkpoint and the newest one seen are of one log, and remembers the newer.
     ///
     /// # Errors

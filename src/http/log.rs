@@ -26,6 +26,7 @@ const TILE: u16 = 256;
 pub(super) fn api() -> OpenApiRouter<Arc<Authority>> {
     OpenApiRouter::new()
         .routes(routes!(checkpoint))
+        .routes(routes!(cosigned))
         .routes(routes!(tile))
         .routes(routes!(bundle))
         .routes(routes!(inclusion))
@@ -42,6 +43,41 @@ pub(super) fn api() -> OpenApiRouter<Arc<Authority>> {
     responses((status = 200, body = String, content_type = "text/plain")))]
 async fn checkpoint(State(authority): Shared, signed: Signed) -> Result<String, Problem> {
     Ok(authority.checkpoint(&signed.request, signed.source).await?)
+}
+
+/// Whose cosignatures are demanded.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct WitnessQuery {
+    /// The name of a witness; several with + in between, which no name has.
+    witness: Option<String>,
+}
+
+impl WitnessQuery {
+    /// A + that was not percent-encoded is a space by now, which no name has either.
+    fn names(&self) -> Vec<String> {
+        let names = self
+            .witness
+            .as_deref()
+            .unwrap_or_default()
+            .split(['+', ' ']);
+        names
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+/// The newest checkpoint that witnesses cosigned, with all the cosignatures that it has (C2SP
+/// tlog-cosignature).
+#[utoipa::path(get, path = "/v1/log/checkpoint/cosigned", params(WitnessQuery),
+    responses((status = 200, body = String, content_type = "text/plain")))]
+async fn cosigned(State(authority): Shared, uri: Uri, signed: Signed) -> Result<String, Problem> {
+    let names = query::<WitnessQuery>(&uri)?.names();
+    Ok(authority
+        .cosigned(&signed.request, signed.source, &names)
+        .await?)
 }
 
 /// The hashes of a tile of the tree (C2SP tlog-tiles): `LEVEL/N`, or `LEVEL/N.p/WIDTH` for its
@@ -226,31 +262,43 @@ async fn archive(State(authority): Shared, signed: Signed) -> Answer<ArchiveAnsw
 }
 
 /// An entry with the proof that it is in the log (C2SP tlog-proof, the entry as extra data).
-#[utoipa::path(get, path = "/v1/log/proofs/entries/{index}", params(("index" = u64, Path)),
+#[utoipa::path(get, path = "/v1/log/proofs/entries/{index}",
+    params(("index" = u64, Path), WitnessQuery),
     responses((status = 200, body = String, content_type = "text/plain")))]
 async fn prove_entry(
     State(authority): Shared,
     index: Name,
+    uri: Uri,
     signed: Signed,
 ) -> Result<String, Problem> {
-    prove(&authority, &signed, Which::Entry(index_of(&index?)?)).await
+    let which = Which::Entry(index_of(&index?)?);
+    prove(&authority, &signed, which, &uri).await
 }
 
 /// The entry of a certificate with the proof that it is in the log (C2SP tlog-proof, the entry as
 /// extra data).
-#[utoipa::path(get, path = "/v1/log/proofs/serials/{serial}", params(("serial" = String, Path)),
+#[utoipa::path(get, path = "/v1/log/proofs/serials/{serial}",
+    params(("serial" = String, Path), WitnessQuery),
     responses((status = 200, body = String, content_type = "text/plain")))]
 async fn prove_serial(
     State(authority): Shared,
     serial: Name,
+    uri: Uri,
     signed: Signed,
 ) -> Result<String, Problem> {
-    prove(&authority, &signed, Which::Serial(serial_of(&serial?)?)).await
+    let which = Which::Serial(serial_of(&serial?)?);
+    prove(&authority, &signed, which, &uri).await
 }
 
-async fn prove(authority: &Authority, signed: &Signed, which: Which) -> Result<String, Problem> {
+async fn prove(
+    authority: &Authority,
+    signed: &Signed,
+    which: Which,
+    uri: &Uri,
+) -> Result<String, Problem> {
+    let names = query::<WitnessQuery>(uri)?.names();
     let proof = authority
-        .prove(&signed.request, signed.source, which)
+        .prove(&signed.request, signed.source, which, &names)
         .await?;
     Ok(proof.to_string())
 }

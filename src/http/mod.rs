@@ -9,7 +9,9 @@ mod server;
 mod signed;
 mod stalled;
 mod tls;
+mod witness;
 
 pub use routes::openapi;
 pub use server::{Options, serve};
 pub use tls::{ServerTls, TlsError};
+pub use witness::serve_witness;

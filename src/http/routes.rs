@@ -407,6 +407,6 @@ mod tests {
         ] {
             assert!(paths.contains_key(path), "{path}");
         }
-        assert_eq!(paths.len(), 28);
+        assert_eq!(paths.len(), 29);
     }
 }

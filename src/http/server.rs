@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -70,12 +71,32 @@ pub async fn serve(
     .await?;
     let acceptor = TlsAcceptor::from(Arc::new(tls.config()?));
     let router = routes::router(authority);
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    let graceful = GracefulShutdown::new();
-    let guests = Guests::default();
     let tasks = TaskTracker::new();
     let renewal = tasks.spawn(tls.keep_fresh());
     ready();
+    let stop = async {
+        stop.await;
+        renewal.abort();
+    };
+    let serve = move |stream, peer, watcher| {
+        secured(stream, peer, acceptor.clone(), router.clone(), watcher)
+    };
+    accept_all(listener, tasks, serve, stop).await;
+    Ok(())
+}
+
+/// Serves each connection, until `stop` is done; then lets the requests in flight finish.
+pub(super) async fn accept_all<F>(
+    listener: TcpListener,
+    tasks: TaskTracker,
+    serve: impl Fn(TcpStream, SocketAddr, Watcher) -> F,
+    stop: impl Future<Output = ()>,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    let guests = Guests::default();
     let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = tokio::select! {
@@ -95,19 +116,12 @@ pub async fn serve(
             tracing::debug!(%peer, "too many connections of one source");
             continue;
         };
-        let work = connection(
-            stream,
-            peer,
-            acceptor.clone(),
-            router.clone(),
-            graceful.watcher(),
-        );
+        let work = serve(stream, peer, graceful.watcher());
         tasks.spawn(async move {
             work.await;
             drop((permit, guest));
         });
     }
-    renewal.abort();
     drop(listener);
     tasks.close();
     let farewell = async {
@@ -118,7 +132,6 @@ pub async fn serve(
     if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
         tracing::warn!("requests in flight were cut off");
     }
-    Ok(())
 }
 
 async fn accept(
@@ -133,7 +146,8 @@ async fn accept(
     Ok((stream, peer, permit))
 }
 
-async fn connection(
+/// A connection that begins with TLS.
+async fn secured(
     stream: TcpStream,
     peer: SocketAddr,
     acceptor: TlsAcceptor,
@@ -146,6 +160,16 @@ async fn connection(
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS failed"),
         Err(_) => return tracing::debug!(%peer, "TLS took too long"),
     };
+    connection(stream, peer, router, watcher).await;
+}
+
+/// HTTP on a connection that is ready for it.
+pub(super) async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    router: Router,
+    watcher: Watcher,
+) {
     let service = service_fn(move |request| answer(router.clone(), request, peer));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

@@ -61,7 +61,8 @@ impl<S: Send + Sync> FromRequest<S> for Signed {
     }
 }
 
-async fn read(mut body: Body) -> Result<Vec<u8>, Problem> {
+/// Reads a body that is not too large.
+pub(super) async fn read(mut body: Body) -> Result<Vec<u8>, Problem> {
     let mut kept = Vec::new();
     let mut length = 0_usize;
     while let Some(frame) = body.frame().await {

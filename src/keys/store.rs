@@ -9,7 +9,7 @@ use super::is_private;
 use super::seal::{Sealer, Unsealer};
 use super::{KeyAlgorithm, Passphrase, SealError, SignError, Signer};
 
-/// What a CA key signs.
+/// What a key signs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeyKind {
     /// SSH user certificates.
@@ -22,10 +22,12 @@ pub enum KeyKind {
     X509Issuing,
     /// The audit log's checkpoints.
     Log,
+    /// A witness's cosignatures. It is in the witness's own home, never in a CA's.
+    Witness,
 }
 
 impl KeyKind {
-    /// Every kind.
+    /// Every kind that a CA has.
     pub const ALL: [Self; 5] = [
         Self::SshUser,
         Self::SshHost,
@@ -42,12 +44,13 @@ impl KeyKind {
             Self::X509Root => "x509-root",
             Self::X509Issuing => "x509-issuing",
             Self::Log => "log",
+            Self::Witness => "witness",
         }
     }
 
     fn algorithm(self) -> KeyAlgorithm {
         match self {
-            Self::SshUser | Self::SshHost | Self::Log => KeyAlgorithm::Ed25519,
+            Self::SshUser | Self::SshHost | Self::Log | Self::Witness => KeyAlgorithm::Ed25519,
             Self::X509Root | Self::X509Issuing => KeyAlgorithm::EcdsaP256,
         }
     }
@@ -57,7 +60,7 @@ impl KeyKind {
         match self {
             Self::SshUser | Self::SshHost => "pub",
             Self::X509Root | Self::X509Issuing => "pem",
-            Self::Log => "vkey",
+            Self::Log | Self::Witness => "vkey",
         }
     }
 }

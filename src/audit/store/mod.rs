@@ -85,7 +85,8 @@ CREATE TRIGGER tree_remains BEFORE DELETE ON tree
 -- Nonces of requests that are young enough to be replayed, in the order in which they are swept.
 CREATE TABLE nonces (expires INTEGER, nonce TEXT, PRIMARY KEY (expires, nonce))
     STRICT, WITHOUT ROWID;
--- What there is one of: the newest checkpoint, until when nonces were swept, what a probe wrote.
+-- What there is one of: the newest checkpoint, the newest that each witness cosigned
+-- (cosigned:NAME), until when nonces were swept, what a probe wrote.
 CREATE TABLE marks (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO marks VALUES ('swept', 0), ('probe', 0);
 ";

@@ -448,6 +448,18 @@ impl Reader {
         Ok(Some(hashes))
     }
 
+    /// The note of the newest checkpoint that a witness cosigned, as it was kept.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub fn cosigned(&self, witness: &str) -> Result<Option<String>, StoreError> {
+        Ok(self
+            .connection()
+            .prepare_cached("SELECT value FROM marks WHERE name = 'cosigned:' || ?1")?
+            .query_row([witness], |row| row.get(0))
+            .optional()?)
+    }
+
     fn connection(&self) -> MutexGuard<'_, Connection> {
         self.connection
             .lock()

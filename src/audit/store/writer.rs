@@ -92,6 +92,8 @@ pub(in crate::audit) struct Commit<'a> {
     pub(in crate::audit) nonces: &'a [(String, Timestamp)],
     /// Nonces that expired before it are deleted.
     pub(in crate::audit) sweep: Option<Timestamp>,
+    /// Checkpoints that witnesses cosigned: the witness's name and the note.
+    pub(in crate::audit) cosigned: &'a [(String, String)],
     /// It is tried whether an entry could be written.
     pub(in crate::audit) probe: bool,
 }
@@ -493,6 +495,11 @@ fn insert(transaction: &Transaction<'_>, commit: &Commit<'_>) -> Result<(), rusq
         .prepare_cached("INSERT OR REPLACE INTO nonces (expires, nonce) VALUES (?1, ?2)")?;
     for (nonce, expires) in commit.nonces {
         insert.execute(params![expires.as_millis() as i64, nonce])?;
+    }
+    let mut mark = transaction
+        .prepare_cached("INSERT OR REPLACE INTO marks VALUES ('cosigned:' || ?1, ?2)")?;
+    for (witness, note) in commit.cosigned {
+        mark.execute([witness, note])?;
     }
     if let Some(before) = commit.sweep {
         let before = before.as_millis() as i64;

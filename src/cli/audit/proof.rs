@@ -40,7 +40,8 @@ pub(in crate::cli) struct Newest {
 #[command(after_help = "\
 Examples:
   hallpass audit prove 1042 --out 1042.tlog-proof
-  hallpass audit prove 1180591620717411303")]
+  hallpass audit prove 1180591620717411303
+  hallpass audit prove 1042 --witness KEY --out 1042.tlog-proof")]
 pub(in crate::cli) struct Prove {
     /// An entry's place in the log, or the serial number of a certificate
     #[arg(value_name = "SERIAL|ENTRY", value_parser = number)]
@@ -48,6 +49,9 @@ pub(in crate::cli) struct Prove {
     /// Write it to this file instead of standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Prove it by a checkpoint that this witness cosigned; more than once for several
+    #[arg(long, value_name = "KEY")]
+    witness: Vec<VerifierKey>,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -93,10 +97,15 @@ pub(super) fn prove(args: &Prove) -> Result<(), Failure> {
         "entries"
     };
     let number = args.number.to_string();
-    let target = Query::path(&["v1", "log", "proofs", place, &number]);
+    let names: Vec<&str> = args.witness.iter().map(VerifierKey::name).collect();
+    let names = (!names.is_empty()).then(|| names.join("+"));
+    let target = Query::path(&["v1", "log", "proofs", place, &number]).with("witness", names);
     let text = api.get_text(target.as_str())?;
     let proof: EntryProof = text.parse().map_err(Failure::log)?;
     let checkpoint = proof.check(api.log_key()).map_err(Failure::log)?;
+    for witness in &args.witness {
+        cosigned(checkpoint, witness).map_err(Failure::log)?;
+    }
     History::new(&folder, &api).follow(&checkpoint)?;
     match &args.out {
         Some(path) => Ok(write_public(path, text.as_bytes())?),
@@ -184,12 +193,16 @@ fn witnessed(args: &VerifyProof, checkpoint: &Checkpoint) -> Result<String, Fail
         |error: &dyn std::fmt::Display| Failure::log(format!("{}: {error}", args.file.display()));
     let mut lines = String::new();
     for witness in &args.witness {
-        let time = checkpoint
-            .cosigned_by(witness)
-            .map_err(|error| wrong(&error))?
-            .ok_or_else(|| wrong(&format!("{} did not cosign its checkpoint", witness.name())))?;
+        let time = cosigned(checkpoint, witness).map_err(|error| wrong(&error))?;
         let time = both(Timestamp::from_secs(time));
         lines += &format!("Cosigned by {} at {time}.\n", witness.name());
     }
     Ok(lines)
+}
+
+/// When a witness cosigned a checkpoint, in seconds since 1970.
+fn cosigned(checkpoint: &Checkpoint, witness: &VerifierKey) -> Result<u64, String> {
+    let time = checkpoint.cosigned_by(witness);
+    time.map_err(|error| error.to_string())?
+        .ok_or_else(|| format!("{} did not cosign its checkpoint", witness.name()))
 }

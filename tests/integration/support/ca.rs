@@ -15,7 +15,7 @@ use super::{Folder, Ran, Request, run};
 pub(crate) const PASSPHRASE: &str = "correct horse battery staple";
 const ADMIN: &str = "alice";
 
-fn program() -> Command {
+pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hallpass"));
     for name in [
         "HALLPASS_HOME",

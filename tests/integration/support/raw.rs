@@ -239,7 +239,7 @@ pub(crate) fn exchange(ca: &Ca, bytes: &[u8]) -> io::Result<Answer> {
     whole(&answer).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-fn whole(bytes: &[u8]) -> Option<Answer> {
+pub(super) fn whole(bytes: &[u8]) -> Option<Answer> {
     let text = String::from_utf8_lossy(bytes);
     let (head, body) = text.split_once("\r\n\r\n")?;
     let lower = head.to_ascii_lowercase();
