@@ -12,6 +12,7 @@ mod open;
 mod proving;
 mod reading;
 mod refusal;
+mod tailing;
 mod throttle;
 
 pub use home::{Config, Home, HomeError, LogFormat};
@@ -19,6 +20,7 @@ pub use init::{Created, InitError, Inventory};
 pub use open::{Clock, OpenError};
 pub use reading::Which;
 pub use refusal::Refusal;
+pub use tailing::Tail;
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};

@@ -21,6 +21,7 @@ use super::guests::Guests;
 use super::problem::Problem;
 use super::signed::Peer;
 use super::stalled::Stalled;
+use super::tail::Streams;
 use super::{ServerTls, TlsError, routes};
 use crate::authority::Authority;
 use crate::model::{HostName, HostTtl};
@@ -69,7 +70,8 @@ pub async fn serve(
     )
     .await?;
     let acceptor = TlsAcceptor::from(Arc::new(tls.config()?));
-    let router = routes::router(authority);
+    let streams = Streams::new();
+    let router = routes::router(authority, streams.clone());
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let guests = Guests::default();
@@ -108,6 +110,7 @@ pub async fn serve(
         });
     }
     renewal.abort();
+    streams.stop();
     drop(listener);
     tasks.close();
     let farewell = async {
