@@ -1,7 +1,9 @@
 //! `hallpass audit`
 
+mod filter;
 mod list;
 mod proof;
+mod tail;
 
 use super::failure::Failure;
 
@@ -13,6 +15,7 @@ const FIRST_SERIAL: u64 = 1 << 40;
 pub(super) enum Command {
     List(list::List),
     Show(list::Show),
+    Tail(tail::Tail),
     Key(proof::Key),
     Prove(proof::Prove),
     VerifyProof(proof::VerifyProof),
@@ -22,6 +25,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::List(args) => list::list(args),
         Command::Show(args) => list::show(&args),
+        Command::Tail(args) => tail::run(&args),
         Command::Key(args) => proof::key(&args),
         Command::Prove(args) => proof::prove(&args),
         Command::VerifyProof(args) => proof::verify_proof(&args),
