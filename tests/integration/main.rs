@@ -18,3 +18,4 @@ mod server;
 mod sshd_refuses;
 mod start;
 mod support;
+mod tail;

@@ -13,7 +13,7 @@ use crate::cli::ClientArgs;
 use crate::cli::entry::row;
 use crate::cli::failure::Failure;
 use crate::cli::output::{clean, print, printable};
-use crate::client::{Api, Follower, History, News, Query};
+use crate::client::{Api, Follower, History, News};
 use crate::model::{AuditPage, EntryIndex};
 
 /// How many entries are shown when nothing says from where.

@@ -15,5 +15,5 @@ pub(crate) use csr::{P256, make_csr};
 pub(crate) use folder::{Folder, free_port, is_root, own_name, wait_until};
 pub(crate) use postgres::Postgres;
 pub(crate) use ran::{Ran, run};
-pub(crate) use raw::{Answer, Request, exchange, tls};
+pub(crate) use raw::{Answer, Request, exchange, tls, tls_from};
 pub(crate) use sshd::Sshd;
