@@ -10,6 +10,7 @@
 //! - [`identity`]: who signed this request?
 //! - [`authority`]: the use cases; the only place where the five above meet
 //! - [`outbound`]: whom the server believes when it calls others
+//! - [`delivery`]: the log, brought to others
 //! - [`http`]: the JSON API over TLS
 //! - [`client`]: what a person runs
 //! - [`cli`]: the command line; prints, and nothing else
@@ -23,6 +24,7 @@ pub mod authority;
 pub mod certificate;
 pub mod cli;
 pub mod client;
+pub mod delivery;
 pub mod http;
 pub mod identity;
 pub mod keys;
