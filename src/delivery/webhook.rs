@@ -185,7 +185,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 enum PostError {
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error(transparent)]
+    #[error("{}", in_words(.0))]
     Hyper(#[from] hyper::Error),
     #[error(transparent)]
     Http(#[from] axum::http::Error),
@@ -202,6 +202,18 @@ enum PostError {
     Log(String),
     #[error("the log has no entries where its checkpoint says so")]
     NoEntries,
+}
+
+/// What hyper means.
+fn in_words(error: &hyper::Error) -> String {
+    // It closed, with the request on the way or before the answer was whole.
+    if error.is_closed() || error.is_canceled() || error.is_incomplete_message() {
+        return "the receiver closed the connection without an answer".to_owned();
+    }
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
 }
 
 /// Why nothing can be posted at all.

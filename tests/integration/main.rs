@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod crash;
+mod delivery;
 mod enrolment;
 mod fail_closed;
 mod identity;

@@ -3,8 +3,8 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::process::{Child, Stdio};
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,11 @@ fn under_load(ca: &Ca, person: &Person, during: impl FnOnce()) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| while !done.load(Ordering::Relaxed) && issue(ca, person) {});
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) && issue(ca, person) {
+                    std::thread::yield_now();
+                }
+            });
         }
         during();
         done.store(true, Ordering::Relaxed);

@@ -2,18 +2,24 @@
 
 mod agent;
 mod ca;
+mod certificates;
 mod csr;
 mod folder;
 mod postgres;
 mod ran;
 mod raw;
+mod rsyslog;
 mod sshd;
+mod webhook;
 
 pub(crate) use agent::Agent;
 pub(crate) use ca::{Ca, Home, PASSPHRASE, Person, serve_fails};
+pub(crate) use certificates::OtherCa;
 pub(crate) use csr::{P256, make_csr};
 pub(crate) use folder::{Folder, free_port, is_root, own_name, wait_until};
 pub(crate) use postgres::Postgres;
 pub(crate) use ran::{Ran, run};
 pub(crate) use raw::{Answer, Request, exchange, tls, tls_from};
+pub(crate) use rsyslog::Rsyslog;
 pub(crate) use sshd::Sshd;
+pub(crate) use webhook::{Manner, Webhook};
