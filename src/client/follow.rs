@@ -64,7 +64,7 @@ impl<'a> Follower<'a> {
     ///
     /// # Errors
     /// When it makes no sense to try again: the log was rewritten, or may not be read any more.
-    pub fn next(&mut self) -> Result<News, HistoryError> {
+    pub fn wait(&mut self) -> Result<News, HistoryError> {
         loop {
             let Some(events) = &mut self.events else {
                 std::thread::sleep(self.pause);

@@ -11,6 +11,9 @@ use crate::model::{DeliveryName, EntryIndex};
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// How much is said of why.
+const LONGEST_WHY: usize = 300;
+
 /// What one delivery takes entries from, and where it keeps how far it has come.
 pub(super) struct Feed {
     name: DeliveryName,
@@ -144,19 +147,21 @@ impl Feed {
     /// The receiver takes entries.
     pub(super) fn up(&mut self) {
         self.pause = FIRST_PAUSE;
-        match self.state {
-            State::Up => return,
+        let before = std::mem::replace(&mut self.state, State::Up);
+        match before {
+            State::Up => {}
             State::Untried => tracing::info!(delivery = %self.name, "the log is being delivered"),
             State::Down => {
-                tracing::info!(delivery = %self.name, "the log is being delivered again")
+                tracing::info!(delivery = %self.name, "the log is being delivered again");
             }
         }
-        self.state = State::Up;
     }
 
     /// The receiver takes none, which is said once. Waits before it is tried again, at least for
     /// so long as the receiver asks.
     pub(super) async fn down(&mut self, why: &str, asked: Option<Duration>) {
+        // The names on a stranger's certificate may be in it.
+        let why = &why[..why.floor_char_boundary(LONGEST_WHY)];
         if self.state != State::Down {
             let waiting = self.size().saturating_sub(self.next);
             tracing::warn!(delivery = %self.name, why, waiting, "the log is not delivered: trying again");

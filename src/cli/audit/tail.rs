@@ -98,7 +98,7 @@ pub(super) fn run(args: &Tail) -> Result<(), Failure> {
     }
     let mut follower = Follower::start(&folder, &api, args.filter.query("tail"), from)?;
     loop {
-        match follower.next()? {
+        match follower.wait()? {
             News::Entry(_, entry) => print(args.line(&entry)?)?,
             News::Lost(why) => say(&format!("the connection was lost: {why}; trying again")),
             News::Regained => say("the connection is back"),

@@ -205,13 +205,14 @@ pub(crate) fn tls(ca: &Ca) -> io::Result<StreamOwned<ClientConnection, TcpStream
     secured(ca, TcpStream::connect(ca.address())?)
 }
 
-/// The same from another address of this machine.
+/// The same from another address of this machine, with little room for what is not read.
 pub(crate) fn tls_from(
     ca: &Ca,
     source: &str,
 ) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     let address = |text: &str| text.parse::<SocketAddr>().map_err(io::Error::other);
+    socket.set_recv_buffer_size(4096)?;
     socket.bind(&address(&format!("{source}:0"))?.into())?;
     socket.connect(&address(ca.address())?.into())?;
     secured(ca, socket.into())
