@@ -3,16 +3,13 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::{
+    Ca, Home, Manner, OtherCa, Rsyslog, Webhook, issue, run, serve_fails, under_load, wait_until,
+};
 use hallpass::audit::{Checkpoint, VerifierKey};
 use regex::Regex;
-use serde_json::json;
-
-use crate::support::{
-    Ca, Home, Manner, OtherCa, Person, Rsyslog, Webhook, run, serve_fails, wait_until,
-};
 
 /// A home with more in its configuration.
 fn home_with(tables: &str) -> Home {
@@ -34,29 +31,6 @@ fn syslog(port: u16, ca: &OtherCa) -> String {
 
 fn webhook(port: u16) -> String {
     format!("[[deliver]]\nname = \"hook\"\nwebhook = \"http://127.0.0.1:{port}/in?key=hidden\"\n")
-}
-
-fn issue(ca: &Ca, person: &Person) -> bool {
-    let ask = json!({"role": "server-operator", "purpose": "incident", "reason": "grüße"});
-    let request = person.asks(ca, "POST", "/v1/certificates/ssh");
-    let answer = request.ssh(&person.key, ask).try_send();
-    answer.is_ok_and(|answer| answer.status == 200)
-}
-
-/// Several clients ask until `during` is done.
-fn under_load(ca: &Ca, person: &Person, during: impl FnOnce()) {
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) && issue(ca, person) {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-            });
-        }
-        during();
-        done.store(true, Ordering::Relaxed);
-    });
 }
 
 /// How far a delivery has come for good.
