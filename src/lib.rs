@@ -9,6 +9,7 @@
 //! - [`audit`]: the log
 //! - [`outbound`]: whom the server believes when it calls others
 //! - [`witness`]: others who saw the log grow, and cosign it
+//! - [`delivery`]: the log, brought to others
 //! - [`identity`]: who signed this request?
 //! - [`authority`]: the use cases; the only place where all of the above meet
 //! - [`http`]: the JSON API over TLS
@@ -24,6 +25,7 @@ pub mod authority;
 pub mod certificate;
 pub mod cli;
 pub mod client;
+pub mod delivery;
 pub mod http;
 pub mod identity;
 pub mod keys;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::keys::is_ours_to_change;
-use crate::model::HostName;
+use crate::model::{Delivery, DeliveryName, HostName};
 use crate::witness::AskedWitness;
 
 /// A home: the folder that holds everything a CA is.
@@ -65,6 +65,11 @@ impl Home {
     /// `hallpass.db`
     pub fn database(&self) -> PathBuf {
         self.folder.join("hallpass.db")
+    }
+
+    /// `delivery.db`
+    pub fn deliveries(&self) -> PathBuf {
+        self.folder.join("delivery.db")
     }
 
     /// Checks that it is a home that nobody else can change, and reads its configuration.
@@ -154,6 +159,9 @@ pub struct Config {
     /// Who is asked to cosign the log's checkpoints: the `[[witness]]` tables.
     #[serde(default, rename = "witness")]
     pub witnesses: Vec<AskedWitness>,
+    /// Where the log is delivered.
+    #[serde(default)]
+    pub deliver: Vec<Delivery>,
 }
 
 /// How the server's own log looks.
@@ -214,6 +222,15 @@ impl Config {
         }
         if self.names.is_empty() {
             return Err(HomeError::NoNames);
+        }
+        for (place, delivery) in self.deliver.iter().enumerate() {
+            let name = &delivery.name;
+            if self.deliver[..place]
+                .iter()
+                .any(|other| other.name == *name)
+            {
+                return Err(HomeError::DeliverTwice { name: name.clone() });
+            }
         }
         Ok(self)
     }
@@ -279,6 +296,12 @@ pub enum HomeError {
     /// Nobody could reach the server.
     #[error("hallpass.toml: names is empty: list the names that clients reach the server by")]
     NoNames,
+    /// It would not be known which has come how far.
+    #[error("hallpass.toml: deliver {:?}: another table has the same name: choose another", name.as_str())]
+    DeliverTwice {
+        /// The name.
+        name: DeliveryName,
+    },
     /// Another process works on it.
     #[error("another hallpass works on {folder}: stop it first")]
     InUse {

@@ -15,6 +15,7 @@ mod proving;
 mod reading;
 mod refusal;
 mod restore;
+mod tailing;
 mod throttle;
 mod witnessing;
 
@@ -25,14 +26,16 @@ pub use open::{Clock, OpenError};
 pub use reading::Which;
 pub use refusal::Refusal;
 pub use restore::{RestoreError, Restored};
+pub use tailing::Tail;
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 
-use crate::audit::{Decision, Event, Log, Reader, RecordedCertificate, Refused, Slot};
+use crate::audit::{Checkpoint, Decision, Event, Log, Reader, RecordedCertificate, Refused, Slot};
 use crate::certificate::{IssuingCa, SshCa};
 use crate::identity::{self, Directory, ReplayGuard, Requester, SignedRequest, Unidentified, User};
 use crate::model::{Timestamp, TrustBundle};
@@ -78,6 +81,11 @@ impl Authority {
     /// The public keys that hosts, databases and clients must trust.
     pub fn trust(&self) -> &TrustBundle {
         &self.trust
+    }
+
+    /// The newest checkpoint, from now on. It changes with each commit.
+    pub fn newest(&self) -> watch::Receiver<Option<Checkpoint>> {
+        self.log.newest()
     }
 
     /// Whether it can do its work.

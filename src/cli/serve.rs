@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,10 +15,14 @@ use tracing_subscriber::EnvFilter;
 use super::failure::Failure;
 use super::passphrase;
 use crate::authority::{Authority, Clock, Config, Home, LogFormat};
+use crate::delivery::{Deliveries, Prepared};
 use crate::http::{self, Options, ServerTls};
 use crate::keys::protect_memory;
 use crate::model::HostTtl;
 use crate::witness::Witnesses;
+
+/// How long threads that wait for something may hold up the end.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Run the certificate authority
 ///
@@ -41,7 +46,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let all_locked = protect_memory();
     let home = Home::new(&args.home.unwrap_or_else(Home::default_folder));
-    let config = home.config().map_err(Failure::config)?;
+    let mut config = home.config().map_err(Failure::config)?;
     start_log(config.log_format);
     if !all_locked {
         tracing::warn!(
@@ -49,6 +54,8 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
              LimitMEMLOCK=infinity or without swap"
         );
     }
+    let prepared = Prepared::new(&home, std::mem::take(&mut config.deliver));
+    let prepared = prepared.map_err(Failure::config)?;
     let passphrase = passphrase::existing(&args.passphrase, home.folder())?;
     let clock = if args.accept_clock {
         Clock::IsRight
@@ -61,7 +68,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::internal(format!("no threads: {error}")))?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         // Bound before the keys are opened: a port in use is a mistake that shows at once.
         let listener = TcpListener::bind(listen)
             .await
@@ -71,11 +78,22 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             .and_then(|authority| authority.with_witnesses(witnesses))
             .map_err(Failure::config)?;
         drop(passphrase);
-        serve(listener, authority, config).await
-    })
+        let deliveries = prepared
+            .start(&home, &authority.newest())
+            .map_err(Failure::config)?;
+        serve(listener, authority, deliveries, config).await
+    });
+    // A look-up of a receiver's name may hang for longer than anybody waits for an end.
+    runtime.shutdown_timeout(FAREWELL);
+    served
 }
 
-async fn serve(listener: TcpListener, authority: Authority, config: Config) -> Result<(), Failure> {
+async fn serve(
+    listener: TcpListener,
+    authority: Authority,
+    deliveries: Deliveries,
+    config: Config,
+) -> Result<(), Failure> {
     let address = listener
         .local_addr()
         .map_err(|error| Failure::internal(error.to_string()))?;
@@ -100,6 +118,7 @@ async fn serve(listener: TcpListener, authority: Authority, config: Config) -> R
         .await
         .map_err(Failure::config)?;
     asking.shutdown().await;
+    deliveries.stop().await;
     // Handlers are done; a connection that was cut off may still hold on to it.
     if let Some(authority) = Arc::into_inner(authority) {
         authority.close();

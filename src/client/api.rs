@@ -1,4 +1,5 @@
 use std::fmt::{self, Write};
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,6 +96,29 @@ impl Api {
         self.answer(self.send("GET", target, Vec::new(), &nonce()?)?)
     }
 
+    /// Asks for something that has no end. Reading it fails when nothing comes for so long.
+    pub(super) fn stream(
+        &self,
+        target: &str,
+        silence: Duration,
+    ) -> Result<impl Read + use<>, ApiError> {
+        let request = self.signed("GET", target, Vec::new(), &nonce()?)?;
+        let request = self
+            .agent
+            .configure_request(request)
+            .timeout_global(None)
+            .timeout_recv_response(Some(TIMEOUT))
+            .timeout_per_read(Some(silence))
+            .build();
+        let response = run(&self.agent, &self.url, request)?;
+        if !response.status().is_success() {
+            let error = self.body(response).map(|_| self.strange("no stream"));
+            return Err(error.unwrap_or_else(|error| error));
+        }
+        let body = response.into_body().into_with_config();
+        Ok(body.limit(u64::MAX).reader())
+    }
+
     /// Asks to do something.
     ///
     /// # Errors
@@ -142,6 +166,17 @@ impl Api {
         body: Vec<u8>,
         nonce: &str,
     ) -> Result<Response<ureq::Body>, ApiError> {
+        let request = self.signed(method, target, body, nonce)?;
+        run(&self.agent, &self.url, request)
+    }
+
+    fn signed(
+        &self,
+        method: &str,
+        target: &str,
+        body: Vec<u8>,
+        nonce: &str,
+    ) -> Result<Request<Vec<u8>>, ApiError> {
         let time = now();
         let message = request_message(&self.audience, method, target, &body, time, nonce);
         let armored = self.key.sign(REQUEST_NAMESPACE, message.as_bytes())?;
@@ -158,14 +193,7 @@ impl Api {
         if !body.is_empty() {
             request = request.header("content-type", "application/json");
         }
-        self.run(request.body(body))
-    }
-
-    fn run(
-        &self,
-        request: Result<Request<Vec<u8>>, ureq::http::Error>,
-    ) -> Result<Response<ureq::Body>, ApiError> {
-        run(&self.agent, &self.url, request)
+        request.body(body).map_err(|error| self.strange(error))
     }
 
     fn answer<T: DeserializeOwned>(&self, response: Response<ureq::Body>) -> Result<T, ApiError> {
@@ -176,7 +204,7 @@ impl Api {
         body(&self.url, response)
     }
 
-    fn strange(&self, what: impl fmt::Display) -> ApiError {
+    pub(super) fn strange(&self, what: impl fmt::Display) -> ApiError {
         ApiError::strange(&self.url, what)
     }
 }
@@ -206,7 +234,9 @@ pub(super) fn agent(root_pem: &str) -> ureq::Agent {
 
 /// What the CA wants to be trusted. Needs no signature.
 pub(super) fn trust(agent: &ureq::Agent, url: &ServerUrl) -> Result<TrustBundle, ApiError> {
-    let request = Request::get(format!("{url}/v1/trust")).body(Vec::new());
+    let request = Request::get(format!("{url}/v1/trust"))
+        .body(Vec::new())
+        .map_err(|error| ApiError::strange(url, error))?;
     let answer = body(url, run(agent, url, request)?)?;
     serde_json::from_slice(&answer).map_err(|error| ApiError::strange(url, error))
 }
@@ -214,9 +244,8 @@ pub(super) fn trust(agent: &ureq::Agent, url: &ServerUrl) -> Result<TrustBundle,
 fn run(
     agent: &ureq::Agent,
     url: &ServerUrl,
-    request: Result<Request<Vec<u8>>, ureq::http::Error>,
+    request: Request<Vec<u8>>,
 ) -> Result<Response<ureq::Body>, ApiError> {
-    let request = request.map_err(|error| ApiError::strange(url, error))?;
     agent
         .run(request)
         .map_err(|error| ApiError::from_ureq(url, error))
@@ -267,6 +296,7 @@ pub(super) fn tls13_provider() -> CryptoProvider {
 }
 
 /// A path with its query, percent-encoded.
+#[derive(Clone)]
 pub struct Query {
     target: String,
     separator: char,

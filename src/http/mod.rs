@@ -8,6 +8,7 @@ mod routes;
 mod server;
 mod signed;
 mod stalled;
+mod tail;
 mod tls;
 mod witness;
 

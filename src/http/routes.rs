@@ -5,7 +5,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -17,6 +17,7 @@ use utoipa_axum::routes;
 use super::log;
 use super::problem::Problem;
 use super::signed::Signed;
+use super::tail::{self, Streams};
 use crate::audit::Filter;
 use crate::authority::{Authority, Which};
 use crate::model::{
@@ -48,7 +49,7 @@ pub fn openapi() -> OpenApi {
 }
 
 /// Everything that is served.
-pub(super) fn router(authority: Arc<Authority>) -> Router {
+pub(super) fn router(authority: Arc<Authority>, streams: Streams) -> Router {
     let (router, description) = api().split_for_parts();
     let description = Arc::new(description);
     router
@@ -61,6 +62,7 @@ pub(super) fn router(authority: Arc<Authority>) -> Router {
         )
         .fallback(async || Problem::no_such_path())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .layer(Extension(streams))
         .with_state(authority)
 }
 
@@ -85,6 +87,7 @@ fn api() -> OpenApiRouter<Arc<Authority>> {
         .routes(routes!(entry))
         .routes(routes!(entry_of_serial))
         .merge(log::api())
+        .merge(tail::api())
 }
 
 /// Whether the process runs.
@@ -407,6 +410,6 @@ mod tests {
         ] {
             assert!(paths.contains_key(path), "{path}");
         }
-        assert_eq!(paths.len(), 29);
+        assert_eq!(paths.len(), 30);
     }
 }

@@ -22,6 +22,7 @@ use super::guests::Guests;
 use super::problem::Problem;
 use super::signed::Peer;
 use super::stalled::Stalled;
+use super::tail::Streams;
 use super::{ServerTls, TlsError, routes};
 use crate::authority::Authority;
 use crate::model::{HostName, HostTtl};
@@ -70,13 +71,15 @@ pub async fn serve(
     )
     .await?;
     let acceptor = TlsAcceptor::from(Arc::new(tls.config()?));
-    let router = routes::router(authority);
+    let streams = Streams::new();
+    let router = routes::router(authority, streams.clone());
     let tasks = TaskTracker::new();
     let renewal = tasks.spawn(tls.keep_fresh());
     ready();
     let stop = async {
         stop.await;
         renewal.abort();
+        streams.stop();
     };
     let serve = move |stream, peer, watcher| {
         secured(stream, peer, acceptor.clone(), router.clone(), watcher)

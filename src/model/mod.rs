@@ -4,6 +4,7 @@
 //! is a legal one, so nothing further down asks again.
 
 mod api;
+mod delivery;
 mod duration;
 mod invalid;
 mod name;
@@ -19,9 +20,12 @@ pub use api::{
     PurposeSummary, RangeProof, Receipt, RoleSummary, Span, SshCertificateRequest, TrustBundle,
     UserKey, UserSummary, X509CertificateRequest,
 };
+pub use delivery::{Delivery, Endpoint, Receiver, WebhookUrl};
 pub use duration::{HostTtl, Ttl};
 pub use invalid::Invalid;
-pub use name::{DatabaseUser, GroupName, HostName, PrincipalName, Purpose, RoleName, UserName};
+pub use name::{
+    DatabaseUser, DeliveryName, GroupName, HostName, PrincipalName, Purpose, RoleName, UserName,
+};
 pub use reason::{Reason, ReasonRule};
 pub use role::{Access, DatabaseAccess, Role, SourceAddress, SshAccess, SshExtension};
 pub use serial::{EntryIndex, Serial};

@@ -424,7 +424,7 @@ unknown field `max_tll`, expected one of `description`, `principals`, `extension
    |
 15 | listen_on = 1
    | ^^^^^^^^^
-unknown field `listen_on`, expected one of `listen`, `names`, `log_format`"#,
+unknown field `listen_on`, expected one of `listen`, `names`, `log_format`, `deliver`"#,
     ),
     (
         "a setting of the wrong type",

@@ -3,13 +3,14 @@
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::filter::FilterArgs;
 use super::{FIRST_SERIAL, number};
 use crate::cli::ClientArgs;
 use crate::cli::entry::{in_words, row};
 use crate::cli::failure::Failure;
 use crate::cli::output::{Table, print, printable};
 use crate::client::{Api, Query};
-use crate::model::{AuditPage, EntryIndex, Purpose, RoleName, Serial, Timestamp, UserName};
+use crate::model::{AuditPage, EntryIndex};
 
 /// How many entries are asked for at once.
 const PAGE: usize = 1000;
@@ -21,24 +22,8 @@ Examples:
   hallpass audit list --user bob --since 2026-01-31T00:00:00Z
   hallpass audit list --role patients-read --json")]
 pub(in crate::cli) struct List {
-    /// Who asked, or whom it was done to
-    #[arg(long, value_name = "NAME")]
-    user: Option<UserName>,
-    /// The role asked for
-    #[arg(long)]
-    role: Option<RoleName>,
-    /// The purpose asked for
-    #[arg(long)]
-    purpose: Option<Purpose>,
-    /// Not before this time (RFC 3339)
-    #[arg(long, value_name = "TIME")]
-    since: Option<Timestamp>,
-    /// Before this time (RFC 3339)
-    #[arg(long, value_name = "TIME")]
-    until: Option<Timestamp>,
-    /// The certificate's serial number
-    #[arg(long)]
-    serial: Option<Serial>,
+    #[command(flatten)]
+    filter: FilterArgs,
     /// Print JSON: one entry a line, as the log has it
     #[arg(long)]
     json: bool,
@@ -91,13 +76,9 @@ fn each_page(
 ) -> Result<(), Failure> {
     let mut from = None;
     loop {
-        let target = Query::path(&["v1", "audit", "entries"])
-            .with("user", args.user.as_ref())
-            .with("role", args.role.as_ref())
-            .with("purpose", args.purpose.as_ref())
-            .with("since", args.since)
-            .with("until", args.until)
-            .with("serial", args.serial)
+        let target = args
+            .filter
+            .query("entries")
             .with("from", from)
             .with("limit", Some(PAGE));
         let page: AuditPage = api.get(target.as_str())?;

@@ -2,8 +2,10 @@
 
 mod archive;
 mod export;
+mod filter;
 mod list;
 mod proof;
+mod tail;
 mod verify;
 
 use super::failure::Failure;
@@ -16,6 +18,7 @@ const FIRST_SERIAL: u64 = 1 << 40;
 pub(super) enum Command {
     List(list::List),
     Show(list::Show),
+    Tail(tail::Tail),
     Key(proof::Key),
     Checkpoint(proof::Newest),
     Prove(proof::Prove),
@@ -29,6 +32,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::List(args) => list::list(args),
         Command::Show(args) => list::show(&args),
+        Command::Tail(args) => tail::run(&args),
         Command::Key(args) => proof::key(&args),
         Command::Checkpoint(args) => proof::checkpoint(&args),
         Command::Prove(args) => proof::prove(&args),

@@ -104,7 +104,7 @@ pub(super) fn prove(args: &Prove) -> Result<(), Failure> {
     let proof: EntryProof = text.parse().map_err(Failure::log)?;
     let checkpoint = proof.check(api.log_key()).map_err(Failure::log)?;
     for witness in &args.witness {
-        cosigned(checkpoint, witness).map_err(Failure::log)?;
+        cosigned(&checkpoint, witness).map_err(Failure::log)?;
     }
     History::new(&folder, &api).follow(&checkpoint)?;
     match &args.out {

@@ -115,9 +115,13 @@ impl Home {
     }
 
     fn serve(&self) -> Command {
+        self.serve_at("127.0.0.1:0")
+    }
+
+    fn serve_at(&self, address: &str) -> Command {
         let mut serve = program();
         serve
-            .args(["serve", "--listen", "127.0.0.1:0", "--home"])
+            .args(["serve", "--listen", address, "--home"])
             .arg(self.path())
             .arg("--passphrase-file")
             .arg(self.folder.join("passphrase"));
@@ -126,16 +130,25 @@ impl Home {
 
     /// All entries of the log, read beside the server.
     pub(crate) fn log(&self) -> Vec<Value> {
+        let lines = self.lines();
+        lines
+            .iter()
+            .map(|body| serde_json::from_str(body).expect("JSON"))
+            .collect()
+    }
+
+    /// All entries as they are stored.
+    pub(crate) fn lines(&self) -> Vec<String> {
         let database =
             Connection::open_with_flags(self.database(), OpenFlags::SQLITE_OPEN_READ_ONLY)
                 .expect("the log");
         let mut rows = database
             .prepare("SELECT body FROM entries ORDER BY idx")
             .expect("the log's table");
-        rows.query_map([], |row| row.get::<_, String>(0))
+        rows.query_map([], |row| row.get(0))
             .expect("the log's entries")
-            .map(|body| serde_json::from_str(&body.expect("an entry")).expect("JSON"))
-            .collect()
+            .collect::<Result<_, _>>()
+            .expect("an entry")
     }
 
     /// The entries of a kind.
@@ -187,12 +200,22 @@ impl Ca {
     }
 
     pub(crate) fn with(home: Home, adjust: impl FnOnce(&mut Command)) -> Self {
+        let serve = home.serve();
+        Self::run(home, serve, adjust)
+    }
+
+    /// At the address where another server was.
+    pub(crate) fn at(home: Home, address: &str) -> Self {
+        let serve = home.serve_at(address);
+        Self::run(home, serve, |_| {})
+    }
+
+    fn run(home: Home, mut serve: Command, adjust: impl FnOnce(&mut Command)) -> Self {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(home.folder.join("serve.log"))
             .expect("a log file");
-        let mut serve = home.serve();
         serve
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -2,27 +2,35 @@
 
 mod agent;
 mod ca;
+mod certificates;
 mod csr;
 mod folder;
 mod hand_log;
 mod history;
 mod independent;
+mod load;
 mod postgres;
 mod ran;
 mod raw;
 mod received;
+mod rsyslog;
 mod sshd;
+mod webhook;
 mod witness;
 
 pub(crate) use agent::Agent;
 pub(crate) use ca::{Ca, Home, PASSPHRASE, Person, program, serve_fails};
+pub(crate) use certificates::OtherCa;
 pub(crate) use csr::{P256, make_csr};
 pub(crate) use folder::{Folder, free_port, is_root, own_name, wait_until};
 pub(crate) use hand_log::HandLog;
 pub(crate) use independent::independent;
+pub(crate) use load::{issue, under_load};
 pub(crate) use postgres::Postgres;
 pub(crate) use ran::{Ran, fails_when_full, run};
-pub(crate) use raw::{Answer, Request, exchange, tls};
+pub(crate) use raw::{Answer, Request, exchange, tls, tls_from};
 pub(crate) use received::Received;
+pub(crate) use rsyslog::Rsyslog;
 pub(crate) use sshd::Sshd;
+pub(crate) use webhook::{Manner, Webhook};
 pub(crate) use witness::{Witness, WitnessHome};

@@ -1,5 +1,5 @@
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -201,6 +202,23 @@ impl Answer {
 
 /// A TLS connection to the server that trusts its root alone.
 pub(crate) fn tls(ca: &Ca) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    secured(ca, TcpStream::connect(ca.address())?)
+}
+
+/// The same from another address of this machine, with little room for what is not read.
+pub(crate) fn tls_from(
+    ca: &Ca,
+    source: &str,
+) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    let address = |text: &str| text.parse::<SocketAddr>().map_err(io::Error::other);
+    socket.set_recv_buffer_size(4096)?;
+    socket.bind(&address(&format!("{source}:0"))?.into())?;
+    socket.connect(&address(ca.address())?.into())?;
+    secured(ca, socket.into())
+}
+
+fn secured(ca: &Ca, tcp: TcpStream) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let mut roots = RootCertStore::empty();
     let root = CertificateDer::from_pem_slice(ca.home.root_pem().as_bytes()).expect("PEM");
     roots.add(root).expect("a root certificate");
@@ -212,7 +230,6 @@ pub(crate) fn tls(ca: &Ca) -> io::Result<StreamOwned<ClientConnection, TcpStream
         .with_no_client_auth();
     let name = ServerName::try_from("127.0.0.1").expect("an address");
     let connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
-    let tcp = TcpStream::connect(ca.address())?;
     tcp.set_read_timeout(Some(Duration::from_secs(60)))?;
     tcp.set_write_timeout(Some(Duration::from_secs(60)))?;
     Ok(StreamOwned::new(connection, tcp))
