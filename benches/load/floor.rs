@@ -1,6 +1,6 @@
-//! The least that an issuance can cost: the same signatures verified, the same certificate signed
-//! and the same entry committed, with the server's own functions and nothing around them. No HTTP,
-//! no TLS, no JSON read, no policy asked.
+//! The least that an issuance can cost: the same records of TLS opened and made, the same signatures
+//! verified, the same policies asked, the same certificate signed and the same entry committed, with
+//! the functions that the server uses and nothing around them: no sockets, no HTTP, no JSON read.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -21,7 +21,8 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::client::{Kind, Signed, Signer, Subject, nonce, now};
-use crate::home::Home;
+use crate::home::{GROUP, Home};
+use crate::records::Ends;
 use crate::server;
 
 /// Each part is measured that often; the median counts.
@@ -45,6 +46,10 @@ pub(crate) struct Floor {
 pub(crate) struct Parts {
     /// The request's signature, and the proof that the key to be certified is held.
     pub(crate) verify: f64,
+    /// The records of the request and of its answer.
+    pub(crate) tls: f64,
+    /// The policies' decision.
+    pub(crate) decide: f64,
     /// The certificate.
     pub(crate) sign: f64,
     /// Its entry, with as many committed together as there are connections.
@@ -53,7 +58,15 @@ pub(crate) struct Parts {
 
 impl Parts {
     pub(crate) fn sums(&self) -> [f64; 3] {
-        self.commit.map(|commit| self.verify + self.sign + commit)
+        let Self {
+            verify,
+            tls,
+            decide,
+            sign,
+            ..
+        } = self;
+        self.commit
+            .map(|commit| verify + tls + decide + sign + commit)
     }
 
     /// With the cheapest commit.
@@ -63,7 +76,14 @@ impl Parts {
 }
 
 /// Measures on the log that the server has left, with the entries that it wrote.
-pub(crate) fn measure(home: &Home, signer: &Signer, log: &[Event], together: [usize; 3]) -> Floor {
+/// `answers` are the lengths of the answers for SSH and X.509.
+pub(crate) fn measure(
+    home: &Home,
+    signer: &Signer,
+    log: &[Event],
+    answers: [usize; 2],
+    together: [usize; 3],
+) -> Floor {
     let keys = KeyStore::open(&home.home.keys(), &home.passphrase()).expect("the keys");
     let opened = |kind| keys.signer(kind).expect("a key");
     let ssh_ca = SshCa::new(opened(KeyKind::SshUser).signer).expect("a CA");
@@ -85,11 +105,15 @@ pub(crate) fn measure(home: &Home, signer: &Signer, log: &[Event], together: [us
     let floor = Floor {
         ssh: Parts {
             verify: verify_ssh(signer, &ssh),
+            tls: tls(signer, &ssh, answers[0]),
+            decide: decide(&policy, event(Kind::Ssh), role(Kind::Ssh)),
             sign: ssh_sign,
             commit: commit(Kind::Ssh),
         },
         x509: Parts {
             verify: verify_x509(signer, &x509),
+            tls: tls(signer, &x509, answers[1]),
+            decide: decide(&policy, event(Kind::X509), role(Kind::X509)),
             sign: x509_sign,
             commit: commit(Kind::X509),
         },
@@ -132,6 +156,45 @@ fn verifying(signer: &Signer, subject: &Subject, possession: impl Fn(&Signed)) -
                 verify(&proof.signature, REQUEST_NAMESPACE, message.as_bytes())
                     .expect("a signature");
                 possession(request);
+            }
+        })
+    })
+}
+
+/// The records of a request opened, those of an answer made.
+fn tls(signer: &Signer, subject: &Subject, answer: usize) -> f64 {
+    let mut ends = Ends::new();
+    let answer = vec![b'a'; answer];
+    let requests: Vec<_> = (0..REQUESTS * ROUNDS)
+        .map(|_| ends.seal(&signer.ask(subject).bytes()))
+        .collect();
+    let mut rounds = requests.chunks(REQUESTS);
+    let mut scratch = Vec::new();
+    median(REQUESTS, || {
+        let requests = rounds.next().expect("as many as rounds");
+        cpu(|| {
+            for request in requests {
+                ends.serve(request, &answer, &mut scratch);
+            }
+        })
+    })
+}
+
+fn decide(policy: &PolicySet, event: &Event, role: &Role) -> f64 {
+    let (by, asked) = said(event);
+    let groups = [GROUP.parse().expect("a legal name")];
+    median(REQUESTS, || {
+        cpu(|| {
+            for _ in 0..REQUESTS {
+                let verdict = policy.engine.decide_request(
+                    &by.requester,
+                    &groups,
+                    role,
+                    &asked.purpose,
+                    role.default_ttl,
+                    by.source,
+                );
+                assert!(black_box(verdict).allowed, "permitted");
             }
         })
     })

@@ -21,7 +21,7 @@ use crate::server::Server;
 const ADMIN: &str = "alice";
 const USER: &str = "bob";
 /// The starter policies let it have an SSH role and a database role.
-const GROUP: &str = "on-call";
+pub(crate) const GROUP: &str = "on-call";
 /// How many entries are read at a time.
 const PAGE: usize = 10_000;
 

@@ -92,7 +92,11 @@ impl Report {
             .iter()
             .map(|together| format!("  {:>11}", format!("commit of {together}")))
             .collect();
-        writeln!(f, "kind  {:>7}  {:>7}{commits}", "verify", "sign")?;
+        writeln!(
+            f,
+            "kind  {:>7}  {:>7}  {:>7}  {:>7}{commits}",
+            "tls", "verify", "decide", "sign"
+        )?;
         for (kind, _, parts) in self.rows() {
             let commits: String = parts
                 .commit
@@ -101,8 +105,8 @@ impl Report {
                 .collect();
             writeln!(
                 f,
-                "{kind:<4}  {:>7.1}  {:>7.1}{commits}",
-                parts.verify, parts.sign
+                "{kind:<4}  {:>7.1}  {:>7.1}  {:>7.1}  {:>7.1}{commits}",
+                parts.tls, parts.verify, parts.decide, parts.sign
             )?;
         }
         writeln!(

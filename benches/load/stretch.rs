@@ -17,6 +17,8 @@ pub(crate) struct Cell {
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) server_cpu_us: f64,
+    /// The length of an answer.
+    pub(crate) answer_bytes: usize,
     /// What the clients spent on their side.
     pub(crate) client_cpu_us: f64,
     /// The share of the machine that neither server nor clients had.
@@ -97,6 +99,7 @@ pub(crate) fn run(
         p50_ms: percentile(0.50),
         p99_ms: percentile(0.99),
         server_cpu_us: each(spent.server),
+        answer_bytes: answers[0].bytes,
         client_cpu_us: each(spent.clients),
         others: others.as_secs_f64() / (elapsed.as_secs_f64() * cores() as f64),
     }
@@ -152,6 +155,7 @@ fn sign(signer: &Signer, subjects: &[Subject], count: usize) -> Vec<Vec<u8>> {
 struct Answer {
     latency: Duration,
     serial: Serial,
+    bytes: usize,
 }
 
 /// Sends each request once, over whichever connection is free.
@@ -167,8 +171,12 @@ fn drive(
             let sent = Instant::now();
             let answer = connection.exchange(request);
             let latency = sent.elapsed();
-            let serial = issued(kind, answer);
-            answers.push(Answer { latency, serial });
+            let (serial, bytes) = (issued(kind, answer), answer.len());
+            answers.push(Answer {
+                latency,
+                serial,
+                bytes,
+            });
         }
         answers
     };
