@@ -1,6 +1,6 @@
 //! The CA's log live, over as many connections as it takes.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -149,7 +149,7 @@ impl Events {
                 .by_ref()
                 .take(LONGEST_LINE)
                 .read_line(&mut line)
-                .map_err(|error| error.to_string())?;
+                .map_err(|error| in_words(&error))?;
             if length == 0 {
                 return Ok(None);
             }
@@ -172,12 +172,30 @@ impl Events {
     }
 }
 
+/// Why reading failed.
+fn in_words(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    match cause {
+        Some(ureq::Error::Timeout(_)) => {
+            format!("the server was silent for {} s", SILENCE.as_secs())
+        }
+        _ => error.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn events(text: &'static str) -> Events {
         Events(BufReader::new(Box::new(text.as_bytes())))
+    }
+
+    #[test]
+    fn silence_is_told_in_words() {
+        let silence = ureq::Error::Timeout(ureq::Timeout::PerRead).into_io();
+        assert_eq!(in_words(&silence), "the server was silent for 45 s");
+        assert_eq!(in_words(&io::Error::other("other")), "other");
     }
 
     #[test]
