@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::support::{
-    Answer, Ca, Home, Person, Witness, WitnessHome, independent, serve_fails, wait_until,
+    Answer, Ca, Home, Person, Ran, Witness, WitnessHome, independent, serve_fails, wait_until,
 };
 
 const NAME: &str = "witness.example.org";
@@ -84,6 +84,14 @@ fn an_entry_is_proven_by_what_witnesses_cosigned() {
     assert!(said.contains(&format!("Cosigned by {NAME} at ")), "{said}");
     independent(["inclusion", file, &log, first, second]).ok();
 
+    // The whole log is verified with them, from the CA and from its database.
+    let home = ca.home.path();
+    let here = ["audit", "verify", "--home", home.to_str().unwrap()];
+    for verify in [&here[..2], &here] {
+        let said = admin.hallpass(verify.iter().chain(&both)).ok();
+        assert_eq!(said.matches("Cosigned by ").count(), 2, "{said}");
+    }
+
     // Without a witness, or with one more that is not this CA's.
     prove(&entry, &[]).ok();
     let ran = admin.hallpass(["audit", "verify-proof", file, "--witness", first]);
@@ -104,6 +112,10 @@ fn an_entry_is_proven_by_what_witnesses_cosigned() {
         ran.code == 76 && ran.err.contains("did not cosign"),
         "{ran:?}"
     );
+    for verify in [&here[..2], &here] {
+        let ran = admin.hallpass(verify.iter().chain(&["--witness", thief.key.as_str()]));
+        ran.fails_with(76, "is not cosigned by this key");
+    }
     let ran = admin.hallpass(["audit", "verify-proof", file, "--witness", &log]);
     assert!(ran.code == 76 && ran.err.contains("is a log's"), "{ran:?}");
 
@@ -200,6 +212,19 @@ fn a_log_that_was_rewritten_is_cosigned_by_nobody_who_saw_the_other() {
         .unwrap();
     assert!(line.contains("ERROR") && line.contains(NAME), "{line}");
     assert!(line.contains("behind="), "{line}");
+
+    // Whoever verifies the whole log with the witness, a quarter of an hour later, is told.
+    let verify = ["audit", "verify", "--no-certificates", "--home"];
+    let ran = Ran::of(
+        forger
+            .command()
+            .args(verify)
+            .arg(ca.home.path())
+            .args(["--witness", &witness.home.key])
+            .env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketime.so.1")
+            .env("FAKETIME", "+15m"),
+    );
+    ran.fails_with(76, "has not cosigned what the log has from entry ");
 
     // Nothing of the new history is proven to whoever trusts the witness,
     let ran = forger.hallpass(["audit", "prove", &entry, "--witness", &witness.home.key]);

@@ -6,16 +6,18 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::audit::{
-    Checkpoint, Database, Entries, Expected, Stored, Verified, VerifierKey, Wrong, verify,
+    Checkpoint, Database, Entries, Expected, Reader, Stored, Verified, VerifierKey, Wrong, verify,
 };
 use crate::authority::Home;
 use crate::cli::ClientArgs;
 use crate::cli::failure::Failure;
-use crate::cli::output::print;
-use crate::client::{Api, ApiError, History};
+use crate::cli::output::{both, print};
+use crate::client::{Api, ApiError, History, now};
 use crate::keys::{KeyKind, KeyStore};
-use crate::model::EntryIndex;
+use crate::model::{EntryIndex, Timestamp};
 
+/// How long an entry may wait for a witness's cosignature.
+const LAG: Duration = Duration::from_secs(600);
 /// How many entries a bundle of the API has.
 const BUNDLE: u64 = 256;
 
@@ -43,6 +45,10 @@ pub(in crate::cli) struct Verify {
     /// it. More than once for several
     #[arg(long, value_name = "CHECKPOINT-FILE")]
     since: Vec<PathBuf>,
+    /// Demand that this witness cosigned the log, all but the last ten minutes of it. More than
+    /// once for several
+    #[arg(long, value_name = "KEY")]
+    witness: Vec<VerifierKey>,
     /// Leave out the signatures of the certificates, which take most of the time
     #[arg(long)]
     no_certificates: bool,
@@ -68,26 +74,39 @@ fn in_home(args: &Verify, home: &Home) -> Result<(), Failure> {
             .parse()
             .map_err(Failure::data)?,
     };
-    let database = Database::open(&home.database()).map_err(Failure::no_input)?;
+    let path = home.database();
+    let reader = Reader::open(&path).map_err(Failure::no_input)?;
+    let cosigned = args.witness.iter().map(|witness| {
+        let note = reader.cosigned(witness.name()).map_err(Failure::no_input)?;
+        let none = || Failure::log(format!("{} has not cosigned this log", witness.name()));
+        Checkpoint::open(&note.ok_or_else(none)?, &key)
+            .map_err(|error| Failure::log(format!("what {} saw: {error}", witness.name())))
+    });
+    let cosigned = cosigned.collect::<Result<Vec<_>, _>>()?;
+    let database = Database::open(&path).map_err(Failure::no_input)?;
     let note = database.newest().map_err(Failure::no_input)?;
     let note = note.ok_or_else(|| Failure::log("the log has no checkpoint"))?;
     let newest = Checkpoint::open(&note, &key)
         .map_err(|error| Failure::log(format!("the newest checkpoint: {error}")))?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let verified = check(args, &database, &newest, &key, threads)?;
+    let verified = check(args, &database, &newest, &cosigned, &key, threads)?;
     let last = database.last().map_err(Failure::no_input)?;
     // While a server writes, there is more by now, and a newer checkpoint with it.
     let grown = database.newest().map_err(Failure::no_input)? != Some(note);
     if last.is_some_and(|last| last >= newest.size) && !grown {
         return Err(Failure::log(Wrong::Unsigned { index: newest.size }));
     }
-    say(&verified, &newest, &key)
+    say(args, &verified, &newest, &cosigned, &key)
 }
 
 fn from_ca(args: &Verify) -> Result<(), Failure> {
     let (folder, api) = args.client.open()?;
     let key = args.key.clone().unwrap_or_else(|| api.log_key().clone());
-    let newest = History::new(&folder, &api).newest()?;
+    let history = History::new(&folder, &api);
+    // Before the newest, which then is not older.
+    let cosigned = args.witness.iter().map(|witness| history.cosigned(witness));
+    let cosigned = cosigned.collect::<Result<Vec<_>, _>>()?;
+    let newest = history.newest()?;
     if key != *api.log_key() {
         return Err(Failure::log(format!(
             "this account is connected to the CA of the log {}, not of {}",
@@ -95,18 +114,19 @@ fn from_ca(args: &Verify) -> Result<(), Failure> {
             key.name()
         )));
     }
-    let verified = check(args, &Remote(&api), &newest, &key, 1)?;
-    say(&verified, &newest, &key)
+    let verified = check(args, &Remote(&api), &newest, &cosigned, &key, 1)?;
+    say(args, &verified, &newest, &cosigned, &key)
 }
 
 fn check(
     args: &Verify,
     entries: &impl Entries,
     newest: &Checkpoint,
+    cosigned: &[Checkpoint],
     key: &VerifierKey,
     threads: usize,
 ) -> Result<Verified, Failure> {
-    let mut earlier = Vec::new();
+    let mut earlier = cosigned.to_vec();
     for path in &args.since {
         let name = path.display();
         let note = std::fs::read_to_string(path)
@@ -130,25 +150,90 @@ fn check(
     let mut bar = Bar::new(args.progress, newest.size);
     let verified = verify(entries, &expected, threads, &mut |done| bar.show(done));
     bar.clear();
-    verified.map_err(|wrong| match wrong {
+    let verified = verified.map_err(failure)?;
+    for (witness, seen) in args.witness.iter().zip(cosigned) {
+        check_lag(entries, witness, seen, newest)?;
+    }
+    Ok(verified)
+}
+
+/// A witness that did not cosign what has been in the log for a while has refused to, or nobody
+/// asks it any more: that is what a log looks like that was rewritten.
+fn check_lag(
+    entries: &impl Entries,
+    witness: &VerifierKey,
+    seen: &Checkpoint,
+    newest: &Checkpoint,
+) -> Result<(), Failure> {
+    #[derive(serde::Deserialize)]
+    struct When {
+        time: Timestamp,
+    }
+    let first = seen.size;
+    if first >= newest.size {
+        return Ok(());
+    }
+    let mut since = None;
+    let read = entries.read(first..first + 1, &mut |stored| {
+        since = serde_json::from_str(stored.body)
+            .ok()
+            .map(|When { time }| time);
+        Ok(())
+    });
+    read.map_err(failure)?;
+    let since = since.unwrap_or_default();
+    if now() <= since.plus(LAG) {
+        return Ok(());
+    }
+    Err(Failure::log(format!(
+        "{} has not cosigned what the log has from entry {first} on, since {}: the CA can't reach \
+         it, or it saw another log; its own log and the CA's tell",
+        witness.name(),
+        both(since)
+    )))
+}
+
+fn failure(wrong: Wrong) -> Failure {
+    match wrong {
         Wrong::Unread { source, .. } => match source.downcast::<ApiError>() {
             Ok(error) => (*error).into(),
             Err(error) => Failure::unavailable(error),
         },
         wrong => Failure::log(format!("THE LOG DOES NOT VERIFY: {wrong}")),
-    })
+    }
 }
 
-fn say(verified: &Verified, newest: &Checkpoint, key: &VerifierKey) -> Result<(), Failure> {
+fn say(
+    args: &Verify,
+    verified: &Verified,
+    newest: &Checkpoint,
+    cosigned: &[Checkpoint],
+    key: &VerifierKey,
+) -> Result<(), Failure> {
     let Verified {
         entries,
         certificates,
     } = verified;
-    print(format!(
+    let mut said = format!(
         "Verified: all {entries} entries of {} with {certificates} certificates, root {}.\n",
         key.name(),
         newest.root
-    ))
+    );
+    for (witness, checkpoint) in args.witness.iter().zip(cosigned) {
+        let name = witness.name();
+        let time = checkpoint.cosigned_by(witness).ok().flatten();
+        let none = || {
+            Failure::log(format!(
+                "the checkpoint of {name} is not cosigned by this key"
+            ))
+        };
+        let time = both(Timestamp::from_secs(time.ok_or_else(none)?));
+        said += &format!(
+            "Cosigned by {name} at {time}: the first {}.\n",
+            checkpoint.size
+        );
+    }
+    print(said)
 }
 
 /// The entries as the CA hands them out.
