@@ -363,7 +363,7 @@ fn completions_and_the_man_page_fit_the_shells_and_man() {
         "source {}; COMP_WORDS=(hallpass re); COMP_CWORD=1; _hallpass hallpass re hallpass; echo ${{COMPREPLY[@]}}",
         bash.display()
     );
-    assert_eq!(run("bash", ["-c", &script]).ok(), "request\n");
+    assert_eq!(run("bash", ["-c", &script]).ok(), "request restore\n");
     assert!(
         nobody
             .hallpass(["completions", "zsh"])
