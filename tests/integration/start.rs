@@ -416,15 +416,15 @@ unknown field `max_tll`, expected one of `description`, `principals`, `extension
             let path = home.path().join("hallpass.toml");
             fs::write(
                 &path,
-                fs::read_to_string(&path).unwrap() + "\nlisten_on = 1\n",
+                "listen_on = 1\n".to_owned() + &fs::read_to_string(&path).unwrap(),
             )
             .unwrap();
         },
-        r#"HOME/hallpass.toml: TOML parse error at line 15, column 1
-   |
-15 | listen_on = 1
-   | ^^^^^^^^^
-unknown field `listen_on`, expected one of `listen`, `names`, `log_format`, `deliver`"#,
+        r#"HOME/hallpass.toml: TOML parse error at line 1, column 1
+  |
+1 | listen_on = 1
+  | ^^^^^^^^^
+unknown field `listen_on`, expected one of `listen`, `names`, `log_format`, `witness`, `deliver`"#,
     ),
     (
         "a setting of the wrong type",
