@@ -71,9 +71,13 @@ impl Database {
         if let Some(connection) = idle {
             return Ok(connection);
         }
-        let connection = Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        // Each is used by one thread at a time.
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)
             .map_err(|error| unreadable(&self.path, error))?;
         connection.busy_timeout(Duration::from_secs(5))?;
+        // All of it is read once, from front to back.
+        connection.pragma_update(None, "mmap_size", 1_i64 << 40)?;
         check_format(&connection)?;
         Ok(connection)
     }
