@@ -26,5 +26,6 @@ mod start;
 mod support;
 mod tail;
 mod tamper;
+mod tiles;
 mod witness;
 mod witnessing;

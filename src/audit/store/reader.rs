@@ -439,8 +439,12 @@ impl Reader {
         let connection = self.connection();
         let stored = StoredHashes(&connection);
         let mut hashes = Vec::with_capacity(usize::from(range.width) * 32);
-        for place in 0..u64::from(range.width) {
-            match stored.at(range.level * 8, range.index * 256 + place)? {
+        // No log is that long.
+        let Some(first) = range.index.checked_mul(256) else {
+            return Ok(None);
+        };
+        for place in first..first.saturating_add(range.width.into()) {
+            match stored.at(range.level * 8, place)? {
                 Some(hash) => hashes.extend_from_slice(&hash.0),
                 None => return Ok(None),
             }

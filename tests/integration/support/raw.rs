@@ -179,6 +179,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) head: String,
     pub(crate) body: String,
+    /// The same, where it is no text.
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Answer {
@@ -257,8 +259,8 @@ pub(crate) fn exchange(ca: &Ca, bytes: &[u8]) -> io::Result<Answer> {
 }
 
 pub(super) fn whole(bytes: &[u8]) -> Option<Answer> {
-    let text = String::from_utf8_lossy(bytes);
-    let (head, body) = text.split_once("\r\n\r\n")?;
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let (head, body) = (String::from_utf8_lossy(&bytes[..end]), &bytes[end + 4..]);
     let lower = head.to_ascii_lowercase();
     let length = lower
         .lines()
@@ -268,6 +270,7 @@ pub(super) fn whole(bytes: &[u8]) -> Option<Answer> {
     (body.len() >= length).then(|| Answer {
         status,
         head: lower,
-        body: body.to_owned(),
+        body: String::from_utf8_lossy(body).into_owned(),
+        bytes: body.to_owned(),
     })
 }
