@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -8,21 +8,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, onesho
 
 use super::checkpoint::{Checkpoint, NoteSigner, VerifierKey};
 use super::proof::Hashes;
-use super::store::{Commit, End, Row, Store};
-use super::tree::{Frontier, Hash, Recent};
+use super::store::{End, Row, Store};
+use super::tree::Hash;
+use super::writer::{Committed, Live, Message, Waiting, Writer, lock};
 use super::{Entry, Event, ProofError, StoreError};
 use crate::model::{EntryIndex, Serial, Timestamp};
 
 /// How many requests may wait for the disk. Past it, requests are turned away at once.
-const QUEUE: usize = 1024;
+pub(super) const QUEUE: usize = 1024;
 /// How far the clock may be behind the newest entry.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
 
 /// For how long one answer to whether the log can be written does for all who ask.
 const CHECK_LIFE: Duration = Duration::from_secs(1);
-/// How long a nonce stays on disk after it has expired, and how often they are swept.
-const NONCE_REST: Duration = Duration::from_secs(600);
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// The log, open for writing. Cheap to share.
 ///
@@ -42,57 +40,16 @@ pub struct Log {
 }
 
 /// What the next entry gets. Held only to take a number, never across I/O.
-struct Numbering {
+pub(super) struct Numbering {
     /// Counts failed commits. Numbers handed out before a failure are void after it, because the
     /// entries in front of them may be missing.
-    generation: u64,
-    next: u64,
-    last_serial: u64,
-    last_time: Timestamp,
+    pub(super) generation: u64,
+    pub(super) next: u64,
+    pub(super) last_serial: u64,
+    pub(super) last_time: Timestamp,
     /// Why the last commit failed, until one succeeds.
-    failure: Option<String>,
+    pub(super) failure: Option<String>,
 }
-
-enum Message {
-    Entry {
-        generation: u64,
-        row: Row,
-        waiting: Waiting,
-    },
-    /// A request that leaves no entry, but whose nonce must be spent for good.
-    Nonce {
-        nonce: (String, Timestamp),
-        waiting: Waiting,
-    },
-    /// A checkpoint that a witness cosigned: its name and the note.
-    Cosigned {
-        cosigned: (String, String),
-        waiting: Waiting,
-    },
-    /// Somebody asks whether the log can be written.
-    Probe { waiting: Waiting },
-    /// Archived entries may be deleted.
-    Clear {
-        /// Is told whether there are more.
-        done: oneshot::Sender<Result<bool, LogError>>,
-    },
-}
-
-/// Who waits for a commit. The request behind it may be gone by then: what it held back for as
-/// long as the outcome was open is held here.
-#[derive(Default)]
-struct Waiting {
-    /// Nobody waits for a dropped slot.
-    done: Option<oneshot::Sender<Result<Option<Arc<Committed>>, LogError>>>,
-    nonce: Option<(String, Timestamp)>,
-    /// What the log's owner must take in once it is committed.
-    change: Option<Box<Entry>>,
-    held: Option<Box<dyn Send>>,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-/// What takes in each committed entry that [changes state](Event::changes_state).
-type Live = Box<dyn FnMut(&Entry) + Send>;
 
 /// A log that was read and checked, and is not written to yet.
 pub struct Opened {
@@ -476,193 +433,6 @@ impl Place {
         let Committed { checkpoint, recent } = &*self.committed;
         Hashes::of_inclusion(self.index, checkpoint.size, recent)
     }
-}
-
-/// What those have in common whose entries were committed together.
-struct Committed {
-    checkpoint: Checkpoint,
-    recent: Recent,
-}
-
-/// The one thread that writes.
-struct Writer {
-    store: Store,
-    key: NoteSigner,
-    numbering: Arc<Mutex<Numbering>>,
-    /// The tree of what is on disk; its size is the index that the file is ready for.
-    tree: Frontier,
-    newest: watch::Sender<Option<Checkpoint>>,
-    /// Entries whose predecessors have not arrived yet.
-    early: BTreeMap<u64, (Row, Waiting)>,
-    /// Nonces that expired before this were deleted.
-    swept: Timestamp,
-    live: Live,
-}
-
-/// What is committed together.
-#[derive(Default)]
-struct Batch {
-    rows: Vec<Row>,
-    nonces: Vec<(String, Timestamp)>,
-    cosigned: Vec<(String, String)>,
-    waiting: Vec<Waiting>,
-    probe: bool,
-}
-
-impl Batch {
-    fn add(&mut self, mut waiting: Waiting) {
-        self.nonces.extend(waiting.nonce.take());
-        self.waiting.push(waiting);
-    }
-}
-
-impl Writer {
-    fn run(mut self, mut messages: mpsc::UnboundedReceiver<Message>) {
-        while let Some(first) = messages.blocking_recv() {
-            let mut batch = Batch::default();
-            self.take(first, &mut batch);
-            while batch.waiting.len() < QUEUE {
-                let Ok(message) = messages.try_recv() else {
-                    break;
-                };
-                self.take(message, &mut batch);
-            }
-            self.write(batch);
-        }
-    }
-
-    fn take(&mut self, message: Message, batch: &mut Batch) {
-        match message {
-            Message::Entry {
-                generation,
-                row,
-                waiting,
-            } => {
-                if generation != lock(&self.numbering).generation {
-                    waiting.end(Err(LogError::Overtaken));
-                    return;
-                }
-                self.early.insert(row.index.0, (row, waiting));
-            }
-            Message::Nonce { nonce, waiting } => {
-                batch.nonces.push(nonce);
-                batch.waiting.push(waiting);
-            }
-            Message::Cosigned { cosigned, waiting } => {
-                batch.cosigned.push(cosigned);
-                batch.waiting.push(waiting);
-            }
-            Message::Probe { waiting } => {
-                batch.probe = true;
-                batch.waiting.push(waiting);
-            }
-            Message::Clear { done } => {
-                let cleared = self.store.clear();
-                // Who asked may be gone; the next start goes on.
-                done.send(cleared.map_err(|error| LogError::Unwritable(error.to_string())))
-                    .ok();
-            }
-        }
-    }
-
-    fn write(&mut self, mut batch: Batch) {
-        let mut next = self.tree.size();
-        while let Some((row, waiting)) = self.early.remove(&next) {
-            batch.rows.push(row);
-            batch.add(waiting);
-            next += 1;
-        }
-        if batch.waiting.is_empty() {
-            return;
-        }
-        let waiting = std::mem::take(&mut batch.waiting);
-        let written = match self.commit(&batch) {
-            Ok(written) => written,
-            Err(error) => return self.fail(waiting, &error.to_string()),
-        };
-        if written.is_some() || batch.probe {
-            let failed = lock(&self.numbering).failure.take().is_some();
-            if failed {
-                tracing::info!("the audit log can be written again");
-            }
-        }
-        for waiting in waiting {
-            if let Some(entry) = &waiting.change {
-                (self.live)(entry);
-            }
-            waiting.end(Ok(written.clone()));
-        }
-    }
-
-    /// Brings a batch to disk, with the tree and the checkpoint that it makes.
-    fn commit(&mut self, batch: &Batch) -> Result<Option<Arc<Committed>>, StoreError> {
-        let mut tree = self.tree.clone();
-        let hashes: Vec<Vec<Hash>> = batch.rows.iter().map(|row| tree.append(row.leaf)).collect();
-        let before = self.newest.borrow().clone();
-        let after = if batch.rows.is_empty() {
-            None
-        } else {
-            Some(self.key.checkpoint(tree.size(), tree.root())?)
-        };
-        let sweep = self.sweep_before(&batch.nonces);
-        self.store.commit(&Commit {
-            rows: &batch.rows,
-            next: self.tree.size(),
-            hashes: &hashes,
-            before: before.as_ref(),
-            after: after.as_ref(),
-            nonces: &batch.nonces,
-            sweep,
-            cosigned: &batch.cosigned,
-            probe: batch.probe,
-        })?;
-        self.swept = sweep.unwrap_or(self.swept);
-        let Some(checkpoint) = after else {
-            return Ok(None);
-        };
-        let recent = Recent::new(&self.tree, hashes.concat());
-        self.tree = tree;
-        self.newest.send_replace(Some(checkpoint.clone()));
-        Ok(Some(Arc::new(Committed { checkpoint, recent })))
-    }
-
-    /// Before when nonces must have expired to be deleted now, when it is time for that.
-    fn sweep_before(&self, nonces: &[(String, Timestamp)]) -> Option<Timestamp> {
-        let newest = nonces.iter().map(|(_, expires)| *expires).max()?;
-        let before = newest.minus(NONCE_REST);
-        (before >= self.swept.plus(SWEEP_EVERY)).then_some(before)
-    }
-
-    /// Nothing that waits can be committed any more: what comes later was numbered after it.
-    fn fail(&mut self, waiting: Vec<Waiting>, error: &str) {
-        tracing::error!(error, "the audit log can't be written: nothing is issued");
-        {
-            let mut numbering = lock(&self.numbering);
-            numbering.generation += 1;
-            numbering.next = self.tree.size();
-            numbering.failure = Some(error.to_owned());
-        }
-        let early = std::mem::take(&mut self.early);
-        let early = early.into_values().map(|(_, waiting)| waiting);
-        for waiting in waiting.into_iter().chain(early) {
-            waiting.end(Err(LogError::Unwritable(error.to_owned())));
-        }
-    }
-}
-
-impl Waiting {
-    /// Lets go of what was held, then tells who waits.
-    fn end(self, outcome: Result<Option<Arc<Committed>>, LogError>) {
-        drop(self.held);
-        if let Some(done) = self.done {
-            // The request may be gone; its entry stands all the same.
-            done.send(outcome).ok();
-        }
-    }
-}
-
-fn lock(numbering: &Mutex<Numbering>) -> MutexGuard<'_, Numbering> {
-    numbering.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Why something is not in the log.

@@ -14,6 +14,7 @@ mod range;
 mod store;
 mod tree;
 mod verify;
+mod writer;
 
 pub use archive::Archive;
 pub use checkpoint::{Checkpoint, CheckpointError, IllegalKey, NoteKind, NoteSigner, VerifierKey};
