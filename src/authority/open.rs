@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use super::home::{Home, HomeError};
 use super::throttle::Throttle;
@@ -74,7 +75,7 @@ impl Authority {
         let signer = NoteSigner::open(&store.signer(KeyKind::Log)?).ok_or(OpenError::LogKey)?;
 
         let replays = ReplayGuard::new(std::mem::take(&mut opened.nonces), opened.forgotten, now);
-        let restored = opened.restored;
+        let (restored, forgotten) = (opened.restored, opened.forgotten);
         let log = opened.start(signer, move |entry| {
             let live: &RwLock<Directory> = &live;
             live.write()
@@ -90,6 +91,11 @@ impl Authority {
         if let Some((size, backup)) = restored {
             let event = Event::LogRestored { size, backup };
             log.reserve(now)?.commit(event, None).await?;
+            // No request of the second of the restore is taken: nobody is told that this server
+            // listens while that second lasts.
+            if ReplayGuard::expiry(super::now().whole_secs()) <= forgotten {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
         }
         // What a stop in between left.
         log.clear_archived().await?;

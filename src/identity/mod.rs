@@ -42,6 +42,9 @@ pub enum Unidentified {
     /// The request is too old, or from the future.
     #[error("the request was signed at {0}, more than 60 s from this server's clock")]
     Skew(Timestamp),
+    /// Whether the same request came before is not known any more.
+    #[error("the request was signed at {0}, and what came then is forgotten: send a new one")]
+    Forgotten(Timestamp),
     /// The key is nobody's.
     #[error("the key is not enrolled")]
     UnknownKey,
@@ -60,6 +63,7 @@ impl Unidentified {
             Self::NotSigned => "not-signed",
             Self::Signature(_) => "bad-signature",
             Self::Skew(_) => "clock-skew",
+            Self::Forgotten(_) => "forgotten",
             Self::UnknownKey => "unknown-key",
             Self::Disabled(_) => "user-disabled",
             Self::Replayed => "replayed",
@@ -125,7 +129,7 @@ pub fn identify(
     match replays.spend(&proof.nonce, proof.time, now) {
         Spent::Now => {}
         Spent::Before => return Err(refused(Unidentified::Replayed)),
-        Spent::Unknown => return Err(refused(Unidentified::Skew(proof.time))),
+        Spent::Unknown => return Err(refused(Unidentified::Forgotten(proof.time))),
     }
     Ok(Requester {
         actor: Actor {

@@ -254,6 +254,8 @@ fn what_was_asked_before_the_restore_is_not_taken_again() {
     let mut again = bob.asks(&ca, "GET", "/v1/whoami");
     (again.time, again.nonce) = (time, nonce);
     assert_eq!(again.send().status, 401);
+    let refusals = ca.home.entries("unauthenticated-refused");
+    assert_eq!(refusals[0]["event"]["refused"]["code"], "forgotten");
     assert_eq!(bob.asks(&ca, "GET", "/v1/whoami").send().status, 200);
 }
 

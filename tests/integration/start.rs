@@ -138,8 +138,9 @@ fn a_passphrase_is_asked_for_twice_and_never_shown() {
 fn serve_asks_for_the_passphrase_on_a_terminal_and_serves() {
     use std::io::{Read, Write};
     let home = Home::new();
+    // With `exec`, since a shell that waits would be stopped by the Ctrl-C itself.
     let line = format!(
-        "{} serve --listen 127.0.0.1:0 --home {}",
+        "exec {} serve --listen 127.0.0.1:0 --home {}",
         env!("CARGO_BIN_EXE_hallpass"),
         home.path().display()
     );
