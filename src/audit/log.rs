@@ -1,5 +1,8 @@
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::path::Path;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -30,6 +33,7 @@ const CHECK_LIFE: Duration = Duration::from_secs(1);
 /// forms.
 pub struct Log {
     numbering: Arc<Mutex<Numbering>>,
+    coming: Coming,
     waiting: Arc<Semaphore>,
     writer: mpsc::UnboundedSender<Message>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -37,6 +41,30 @@ pub struct Log {
     newest: watch::Receiver<Option<Checkpoint>>,
     /// The last answer to whether the log can be written.
     checked: tokio::sync::Mutex<Option<(Instant, Result<(), LogError>)>>,
+}
+
+/// Counts those whose entry will come in a moment.
+#[derive(Clone, Default)]
+pub(super) struct Coming(Arc<AtomicUsize>);
+
+impl Coming {
+    fn one(&self) -> One<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        One(&self.0)
+    }
+
+    pub(super) fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// One of them.
+struct One<'a>(&'a AtomicUsize);
+
+impl Drop for One<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What the next entry gets. Held only to take a number, never across I/O.
@@ -123,11 +151,14 @@ impl Log {
             failure: None,
         }));
         let (sender, receiver) = mpsc::unbounded_channel();
+        let coming = Coming::default();
         let (newest, watching) = watch::channel(end.checkpoint);
         let writer = Writer {
             store,
             key,
             numbering: Arc::clone(&numbering),
+            coming: coming.clone(),
+            in_company: false,
             tree: end.tree,
             newest,
             early: BTreeMap::new(),
@@ -143,6 +174,7 @@ impl Log {
             })?;
         Ok(Self {
             numbering,
+            coming,
             waiting: Arc::new(Semaphore::new(QUEUE)),
             writer: sender,
             thread: Mutex::new(Some(thread)),
@@ -163,6 +195,18 @@ impl Log {
                 TryAcquireError::NoPermits => LogError::Busy,
                 TryAcquireError::Closed => LogError::Stopped,
             })
+    }
+
+    /// Does work that commits an entry. As long as it computes, and does not wait for something,
+    /// the writer holds back a commit that it could be part of, for some milliseconds at most: the
+    /// more entries share a commit, the less each costs.
+    pub async fn expect<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            let _one = self.coming.one();
+            work.as_mut().poll(context)
+        })
+        .await
     }
 
     /// Takes the next place in the log and a serial number that was never used.

@@ -64,16 +64,19 @@ impl Authority {
         request: &SignedRequest,
         source: IpAddr,
     ) -> Result<CertificateAnswer, Refusal> {
-        let now = now();
-        let requester = self.identify(request, source, now).await?;
-        match self.grant_ssh(request, &requester) {
-            Ok((subject, access, granted)) => {
-                let slot = self.reserve(request, &requester, now).await?;
-                self.sign_ssh(slot, &requester, &subject, access, granted, now)
-                    .await
+        let issued = async {
+            let now = now();
+            let requester = self.identify(request, source, now).await?;
+            match self.grant_ssh(request, &requester) {
+                Ok((subject, access, granted)) => {
+                    let slot = self.reserve(request, &requester, now).await?;
+                    self.sign_ssh(slot, &requester, &subject, access, granted, now)
+                        .await
+                }
+                Err(declined) => Err(self.decline(&requester, request, declined, now).await),
             }
-            Err(declined) => Err(self.decline(&requester, request, declined, now).await),
-        }
+        };
+        self.log.expect(issued).await
     }
 
     /// Issues an X.509 client certificate for a database.
@@ -85,16 +88,19 @@ impl Authority {
         request: &SignedRequest,
         source: IpAddr,
     ) -> Result<CertificateAnswer, Refusal> {
-        let now = now();
-        let requester = self.identify(request, source, now).await?;
-        match self.grant_x509(request, &requester) {
-            Ok((subject, access, granted)) => {
-                let slot = self.reserve(request, &requester, now).await?;
-                self.sign_x509(slot, &requester, &subject, access, granted, now)
-                    .await
+        let issued = async {
+            let now = now();
+            let requester = self.identify(request, source, now).await?;
+            match self.grant_x509(request, &requester) {
+                Ok((subject, access, granted)) => {
+                    let slot = self.reserve(request, &requester, now).await?;
+                    self.sign_x509(slot, &requester, &subject, access, granted, now)
+                        .await
+                }
+                Err(declined) => Err(self.decline(&requester, request, declined, now).await),
             }
-            Err(declined) => Err(self.decline(&requester, request, declined, now).await),
-        }
+        };
+        self.log.expect(issued).await
     }
 
     fn grant_ssh(
