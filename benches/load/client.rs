@@ -1,10 +1,6 @@
-//! A client that costs little: requests are signed beforehand, and an exchange is one write and,
-//! mostly, one read.
+//! A client of Hallpass that signs its requests beforehand.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,24 +10,15 @@ use hallpass::identity::{
 use hallpass::keys::random_bytes;
 use hallpass::model::{Serial, SshCertificateRequest, Timestamp, X509CertificateRequest};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::version::TLS13;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde::Deserialize;
 use ssh_key::private::Ed25519Keypair;
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
-
-use crate::server::Server;
 
 /// Roles, a purpose and a reason that the starter policies accept.
 const SSH_ROLE: &str = "server-operator";
 const DATABASE_ROLE: &str = "patients-read";
 const PURPOSE: &str = "incident";
 const REASON: &str = "INC-4711";
-/// For an answer. The server gives up earlier.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// The two kinds of certificate for people.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -214,69 +201,6 @@ impl Signed {
         bytes.extend(body);
         bytes
     }
-}
-
-/// A TLS 1.3 connection that is kept alive.
-pub(crate) struct Connection {
-    stream: StreamOwned<ClientConnection, TcpStream>,
-    answer: Vec<u8>,
-}
-
-impl Connection {
-    pub(crate) fn open(server: &Server) -> Self {
-        let mut roots = RootCertStore::empty();
-        let root = CertificateDer::from_pem_slice(&server.root).expect("PEM");
-        roots.add(root).expect("a root certificate");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&TLS13])
-            .expect("TLS 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let name = ServerName::try_from("127.0.0.1").expect("an address");
-        let connection = ClientConnection::new(Arc::new(config), name).expect("TLS");
-        let tcp = TcpStream::connect(&server.address).expect("a connection");
-        tcp.set_nodelay(true).expect("a socket");
-        tcp.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        Self {
-            stream: StreamOwned::new(connection, tcp),
-            answer: Vec::new(),
-        }
-    }
-
-    /// Sends a request and gives the answer's body. No answer but 200 is good.
-    pub(crate) fn exchange(&mut self, request: &[u8]) -> &[u8] {
-        self.stream.write_all(request).expect("a request sent");
-        self.stream.flush().expect("a request sent");
-        self.answer.clear();
-        let mut piece = [0; 16 * 1024];
-        let body = loop {
-            let length = self.stream.read(&mut piece).expect("an answer");
-            assert_ne!(length, 0, "the connection broke off");
-            self.answer.extend(&piece[..length]);
-            if let Some(body) = body(&self.answer) {
-                break body;
-            }
-        };
-        assert!(
-            self.answer.starts_with(b"HTTP/1.1 200 "),
-            "{}",
-            String::from_utf8_lossy(&self.answer)
-        );
-        &self.answer[body..]
-    }
-}
-
-/// Where the body of an answer begins, once all of it is there.
-fn body(answer: &[u8]) -> Option<usize> {
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
-    let head = std::str::from_utf8(&answer[..end]).expect("a head in ASCII");
-    let length: usize = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length: "))
-        .and_then(|length| length.parse().ok())
-        .expect("a length");
-    (answer.len() >= end + 4 + length).then_some(end + 4)
 }
 
 /// The serial number of the certificate in an answer, which must hold one of that kind.

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use crate::client::{Kind, Signed, Signer, Subject, nonce, now};
 use crate::home::{GROUP, Home};
 use crate::records::Ends;
-use crate::{server, stretch};
+use crate::{process, stretch};
 
 /// Each part is measured that often; the median counts.
 const ROUNDS: usize = 7;
@@ -386,7 +386,7 @@ fn on_all_cores(work: impl Fn() + Sync) -> Duration {
 /// What it costs this process: the log's writer is a thread of its own.
 fn cpu(work: impl FnOnce()) -> Duration {
     let own = std::process::id();
-    let from = server::cpu(own);
+    let from = process::cpu(own);
     work();
-    server::cpu(own) - from
+    process::cpu(own) - from
 }

@@ -15,7 +15,7 @@ use hallpass::authority;
 use hallpass::keys::Passphrase;
 use hallpass::model::NewUser;
 
-use crate::client::{Connection, Signer};
+use crate::client::Signer;
 use crate::server::Server;
 
 const ADMIN: &str = "alice";
@@ -105,7 +105,9 @@ impl Home {
         };
         let body = serde_json::to_vec(&body).expect("JSON");
         let admin = Signer::new(self.admin.clone(), &server.audience);
-        Connection::open(server).exchange(&admin.sign("/v1/users", body).bytes());
+        server
+            .connect()
+            .exchange(&admin.sign("/v1/users", body).bytes());
         user
     }
 

@@ -9,9 +9,11 @@
 )]
 
 mod client;
+mod connection;
 mod floor;
 mod grow;
 mod home;
+mod process;
 mod records;
 mod report;
 mod server;
@@ -65,8 +67,8 @@ fn measure(seconds: u32) -> Report {
     let home = Home::new();
     let mut starts: Vec<Start> = (1..STARTS).map(|_| home.start().stop()).collect();
     let server = home.start();
-    let idle_kb = server.resident_kb();
-    let peak = server.forget_peak();
+    let idle_kb = server.process.resident_kb();
+    let peak = server.process.forget_peak();
     starts.push(server.start);
 
     let on_call = home.enrol(&server);
@@ -86,7 +88,7 @@ fn measure(seconds: u32) -> Report {
     let [ssh, x509] = [Kind::Ssh, Kind::X509].map(&mut issue);
     let memory = Memory {
         idle_kb,
-        peak_kb: server.peak_kb(),
+        peak_kb: server.process.peak_kb(),
         peak,
     };
     server.stop();

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::CONNECTIONS;
 use crate::floor::{Floor, Parts};
-use crate::server::{Peak, Start};
+use crate::process::Peak;
+use crate::server::Start;
 use crate::stretch::{Cell, cores};
 
 pub(crate) struct Report {

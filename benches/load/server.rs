@@ -1,29 +1,26 @@
-//! The server under test, and what the operating system says of it.
+//! The server under test, and how long it takes to start.
 
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use hallpass::keys::KeyKind;
 
-use crate::client::Connection;
+use crate::connection::Connection;
 use crate::home::Home;
+use crate::process::Process;
 
 /// The longest that a start may take, up to the opening of a file.
 const PATIENCE_MS: i32 = 30_000;
-/// Columns of `/proc/stat`.
-const IDLE: usize = 3;
-const WAITING: usize = 4;
 
-/// `hallpass serve`. Killed at the end, however that comes.
+/// `hallpass serve`.
 pub(crate) struct Server {
-    process: Child,
+    pub(crate) process: Process,
     /// Address and port.
     pub(crate) address: String,
     /// What requests must be addressed to.
@@ -44,15 +41,6 @@ pub(crate) struct Start {
     pub(crate) after: Duration,
 }
 
-/// What a peak of memory tells.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Peak {
-    /// The peak under load.
-    Load,
-    /// The peak since the start: the key derivation's 128 MiB.
-    Derivation,
-}
-
 impl Server {
     pub(crate) fn start(home: &Home) -> Self {
         let keys = home.home.keys();
@@ -65,17 +53,9 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(home.server_log()).expect("a file of our own"));
-        // SAFETY: prctl takes no memory of ours, and is a mere system call.
-        unsafe {
-            serve.pre_exec(|| {
-                // It ends with us also when we are killed.
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-                Ok(())
-            });
-        }
         let spawned = Instant::now();
-        let mut process = serve.spawn().expect("hallpass");
-        let stdout = process.stdout.take().expect("a pipe");
+        let mut process = Process::spawn(&mut serve);
+        let stdout = process.stdout();
         let mut server = Self {
             process,
             address: String::new(),
@@ -98,7 +78,7 @@ impl Server {
         };
         server.address = word("listening on https://");
         server.audience = word("fingerprint ");
-        Connection::open(&server).exchange(
+        server.connect().exchange(
             format!("GET /readyz HTTP/1.1\r\nhost: {}\r\n\r\n", server.address).as_bytes(),
         );
         server.start = Start {
@@ -109,62 +89,14 @@ impl Server {
         server
     }
 
-    /// Stops it as an operator would; it must end well.
-    pub(crate) fn stop(mut self) -> Start {
-        let pid = i32::try_from(self.process.id()).expect("a process id");
-        // SAFETY: our own child, not waited for yet.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
-        let status = self.process.wait().expect("our own child");
-        assert!(status.success(), "serve ended with {status}");
+    pub(crate) fn connect(&self) -> Connection {
+        Connection::open(&self.address, &self.root)
+    }
+
+    /// Stops it, and tells how it started.
+    pub(crate) fn stop(self) -> Start {
+        self.process.stop();
         self.start
-    }
-
-    /// What it has spent on all its threads.
-    pub(crate) fn cpu(&self) -> Duration {
-        cpu(self.process.id())
-    }
-
-    /// What it holds in memory now.
-    pub(crate) fn resident_kb(&self) -> u64 {
-        self.status("VmRSS:")
-    }
-
-    /// The most that it has held since [`Self::forget_peak`].
-    pub(crate) fn peak_kb(&self) -> u64 {
-        self.status("VmHWM:")
-    }
-
-    /// Begins to look for the peak anew, where that is permitted (proc(5), `clear_refs`): for root
-    /// alone, since the server keeps others off its memory.
-    pub(crate) fn forget_peak(&self) -> Peak {
-        match fs::write(self.proc("clear_refs"), "5") {
-            Ok(()) => Peak::Load,
-            Err(_) => Peak::Derivation,
-        }
-    }
-
-    fn status(&self, name: &str) -> u64 {
-        let status = fs::read_to_string(self.proc("status")).expect("a server that runs");
-        let mut words = status
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .expect("a line of proc(5)")
-            .split_whitespace();
-        let number = words.next().and_then(|word| word.parse().ok());
-        number.expect("a number of kB")
-    }
-
-    fn proc(&self, name: &str) -> PathBuf {
-        Path::new("/proc")
-            .join(self.process.id().to_string())
-            .join(name)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
     }
 }
 
@@ -182,42 +114,6 @@ impl Start {
             after: median(|start| start.after),
         }
     }
-}
-
-/// What a process has spent on all its threads, those that have ended included: the scheduler's
-/// own account, user and system time together.
-pub(crate) fn cpu(process: u32) -> Duration {
-    let mut clock = 0;
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let process = i32::try_from(process).expect("a process id");
-    // SAFETY: each writes one value of ours, which lives through the call.
-    let done = unsafe {
-        libc::clock_getcpuclockid(process, &raw mut clock) == 0
-            && libc::clock_gettime(clock, &raw mut time) == 0
-    };
-    assert!(done, "process {process} has no clock");
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-/// What the whole machine has spent: all that is neither idle nor waits for a disk (proc(5),
-/// `stat`), the time that a hypervisor withheld included.
-pub(crate) fn machine_cpu() -> Duration {
-    // SAFETY: sysconf has no preconditions.
-    let ticks_per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-    let stat = fs::read_to_string("/proc/stat").expect("the kernel's statistics");
-    let all = stat.lines().next().expect("a line for all cores");
-    let ticks: u64 = all
-        .split_whitespace()
-        .skip(1)
-        .take(8)
-        .enumerate()
-        .filter(|(place, _)| ![IDLE, WAITING].contains(place))
-        .map(|(_, ticks)| ticks.parse::<u64>().expect("ticks"))
-        .sum();
-    Duration::from_secs_f64(ticks as f64 / ticks_per_second as f64)
 }
 
 /// Tells when one of some files is opened (inotify(7)).

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use hallpass::audit::Event;
 use hallpass::model::Serial;
 
-use crate::client::{Connection, Kind, Signer, Subject, issued};
-use crate::server::{self, Server};
+use crate::client::{Kind, Signer, Subject, issued};
+use crate::connection::Connection;
+use crate::process;
+use crate::server::Server;
 
 /// What one stretch showed.
 pub(crate) struct Cell {
@@ -63,7 +65,7 @@ pub(crate) fn run(
 ) -> Cell {
     let name = kind.name();
     let subjects: Vec<Subject> = (0..connections).map(|_| Subject::new(kind)).collect();
-    let mut open: Vec<Connection> = (0..connections).map(|_| Connection::open(server)).collect();
+    let mut open: Vec<Connection> = (0..connections).map(|_| server.connect()).collect();
 
     let warm_up = sign(signer, &subjects, 300 + 50 * connections);
     let (elapsed, answers) = drive(&mut open, kind, &warm_up);
@@ -116,9 +118,9 @@ struct Clocks {
 impl Clocks {
     fn read(server: &Server) -> Self {
         Self {
-            server: server.cpu(),
-            clients: server::cpu(std::process::id()),
-            machine: server::machine_cpu(),
+            server: server.process.cpu(),
+            clients: process::cpu(std::process::id()),
+            machine: process::machine_cpu(),
         }
     }
 
