@@ -1,6 +1,6 @@
 //! A client of Hallpass that signs its requests beforehand.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,40 +14,66 @@ use serde::Deserialize;
 use ssh_key::private::Ed25519Keypair;
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
 
+use crate::connection::Connection;
+use crate::server::Server;
+use crate::target::{Kind, Target};
+
+const SSH_PATH: &str = "/v1/certificates/ssh";
+const X509_PATH: &str = "/v1/certificates/x509";
 /// Roles, a purpose and a reason that the starter policies accept.
 const SSH_ROLE: &str = "server-operator";
 const DATABASE_ROLE: &str = "patients-read";
 const PURPOSE: &str = "incident";
 const REASON: &str = "INC-4711";
-/// The two kinds of certificate for people.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Ssh,
-    X509,
+/// A server, and somebody who may have both kinds of certificate from it.
+pub(crate) struct Hallpass<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) signer: &'a Signer,
 }
 
-impl Kind {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Ssh => "ssh",
-            Self::X509 => "x509",
-        }
+impl Target for Hallpass<'_> {
+    type Subject = Subject;
+    type Request = Vec<u8>;
+    type Connection = Connection;
+
+    fn connect(&self) -> Connection {
+        self.server.connect()
     }
 
-    /// The path that issues it.
-    pub(crate) fn target(self) -> &'static str {
-        match self {
-            Self::Ssh => "/v1/certificates/ssh",
-            Self::X509 => "/v1/certificates/x509",
-        }
+    fn subject(&self, kind: Kind) -> Subject {
+        Subject::new(kind)
     }
 
-    /// How the certificate's text begins.
-    fn mark(self) -> &'static str {
-        match self {
-            Self::Ssh => "ssh-ed25519-cert-v01@openssh.com ",
-            Self::X509 => "-----BEGIN CERTIFICATE-----\n",
+    fn request(&self, subject: &Subject) -> Vec<u8> {
+        self.signer.ask(subject).bytes()
+    }
+
+    fn exchange<'a>(&self, connection: &'a mut Connection, request: &Vec<u8>) -> &'a [u8] {
+        connection.exchange(request)
+    }
+
+    fn serial(&self, kind: Kind, answer: &[u8]) -> u128 {
+        #[derive(Deserialize)]
+        struct Answer {
+            serial: Serial,
+            certificate: String,
         }
+        let answer: Answer = serde_json::from_slice(answer).expect("a certificate");
+        let mark = match kind {
+            Kind::Ssh => "ssh-ed25519-cert-v01@openssh.com ",
+            Kind::X509 => "-----BEGIN CERTIFICATE-----\n",
+        };
+        assert!(
+            answer.certificate.starts_with(mark),
+            "not a certificate for {}: {}",
+            kind.name(),
+            answer.certificate
+        );
+        answer.serial.get().into()
+    }
+
+    fn cpu(&self) -> Duration {
+        self.server.process.cpu()
     }
 }
 
@@ -107,7 +133,7 @@ impl Signer {
         let word = "a legal word";
         let nonce = nonce();
         let reason = Some(REASON.parse().expect(word));
-        let (kind, proof, body) = match subject {
+        let (target, proof, body) = match subject {
             Subject::Ssh { key, line } => {
                 let message = possession_message(&self.audience, &self.fingerprint, &nonce);
                 let possession = sign(key, POSSESSION_NAMESPACE, &message);
@@ -119,7 +145,7 @@ impl Signer {
                     public_key: line.clone(),
                     possession: possession.clone(),
                 };
-                (Kind::Ssh, possession, serde_json::to_vec(&body))
+                (SSH_PATH, possession, serde_json::to_vec(&body))
             }
             Subject::X509 { csr } => {
                 let body = X509CertificateRequest {
@@ -129,12 +155,12 @@ impl Signer {
                     ttl: None,
                     csr: csr.clone(),
                 };
-                (Kind::X509, csr.clone(), serde_json::to_vec(&body))
+                (X509_PATH, csr.clone(), serde_json::to_vec(&body))
             }
         };
         Signed {
             proof,
-            ..self.sign_with(kind.target(), body.expect("JSON"), nonce)
+            ..self.sign_with(target, body.expect("JSON"), nonce)
         }
     }
 
@@ -201,23 +227,6 @@ impl Signed {
         bytes.extend(body);
         bytes
     }
-}
-
-/// The serial number of the certificate in an answer, which must hold one of that kind.
-pub(crate) fn issued(kind: Kind, answer: &[u8]) -> Serial {
-    #[derive(Deserialize)]
-    struct Answer {
-        serial: Serial,
-        certificate: String,
-    }
-    let answer: Answer = serde_json::from_slice(answer).expect("a certificate");
-    assert!(
-        answer.certificate.starts_with(kind.mark()),
-        "not a certificate for {}: {}",
-        kind.name(),
-        answer.certificate
-    );
-    answer.serial
 }
 
 /// A fresh Ed25519 key.

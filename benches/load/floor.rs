@@ -21,9 +21,10 @@ use ssh_key::SshSig;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-use crate::client::{Kind, Signed, Signer, Subject, nonce, now};
+use crate::client::{Signed, Signer, Subject, nonce, now};
 use crate::home::{GROUP, Home};
 use crate::records::Ends;
+use crate::target::Kind;
 use crate::{process, stretch};
 
 /// Each part is measured that often; the median counts.

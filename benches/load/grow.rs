@@ -28,9 +28,10 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::CONNECTIONS;
-use crate::client::{Kind, Signer, nonce, now};
+use crate::client::{Hallpass, Signer, nonce, now};
 use crate::home::Home;
 use crate::stretch::{self, Certificates};
+use crate::target::Kind;
 
 /// How many people ask.
 const PEOPLE: u64 = 500;
@@ -254,14 +255,11 @@ impl Point {
         let on_this = Signer::new(on_call.key().clone(), &server.audience);
         let mut certificates = Certificates::default();
         let [.., most] = CONNECTIONS;
-        let cell = stretch::run(
-            &server,
-            &on_this,
-            Kind::Ssh,
-            most,
-            seconds,
-            &mut certificates,
-        );
+        let hallpass = Hallpass {
+            server: &server,
+            signer: &on_this,
+        };
+        let cell = stretch::run(&hallpass, Kind::Ssh, most, seconds, &mut certificates);
         let start = server.stop();
 
         let path = home.home.database();

@@ -18,14 +18,16 @@ mod records;
 mod report;
 mod server;
 mod stretch;
+mod target;
 
 use clap::Parser;
 
-use client::Kind;
+use client::Hallpass;
 use home::Home;
 use report::{Memory, Report};
 use server::Start;
 use stretch::Certificates;
+use target::Kind;
 
 /// How many ask at a time. The floor is measured for commits of as many.
 const CONNECTIONS: [usize; 3] = [1, 8, 32];
@@ -72,17 +74,14 @@ fn measure(seconds: u32) -> Report {
     starts.push(server.start);
 
     let on_call = home.enrol(&server);
+    let hallpass = Hallpass {
+        server: &server,
+        signer: &on_call,
+    };
     let mut certificates = Certificates::default();
     let mut issue = |kind| {
         CONNECTIONS.map(|connections| {
-            stretch::run(
-                &server,
-                &on_call,
-                kind,
-                connections,
-                seconds,
-                &mut certificates,
-            )
+            stretch::run(&hallpass, kind, connections, seconds, &mut certificates)
         })
     };
     let [ssh, x509] = [Kind::Ssh, Kind::X509].map(&mut issue);

@@ -6,12 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hallpass::audit::Event;
-use hallpass::model::Serial;
 
-use crate::client::{Kind, Signer, Subject, issued};
-use crate::connection::Connection;
 use crate::process;
-use crate::server::Server;
+use crate::target::{Kind, Target};
 
 /// What one stretch showed.
 pub(crate) struct Cell {
@@ -27,20 +24,20 @@ pub(crate) struct Cell {
     pub(crate) others: f64,
 }
 
-/// The certificates that were received.
+/// The certificates that were received from one issuer, by their serial numbers.
 #[derive(Default)]
-pub(crate) struct Certificates(HashSet<Serial>);
+pub(crate) struct Certificates(HashSet<u128>);
 
 impl Certificates {
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Checks that the log holds these and no others.
+    /// Checks that Hallpass's log holds these and no others.
     pub(crate) fn check(&self, log: &[Event]) {
-        let logged: HashSet<Serial> = log
+        let logged: HashSet<u128> = log
             .iter()
-            .filter_map(|event| Some(event.certificate()?.serial))
+            .filter_map(|event| Some(event.certificate()?.serial.get().into()))
             .collect();
         assert_eq!(log.len(), logged.len(), "a serial number twice in the log");
         let unlogged = self.0.difference(&logged).count();
@@ -48,33 +45,32 @@ impl Certificates {
         assert_eq!(log.len(), self.0.len(), "entries of certificates");
     }
 
-    fn take(&mut self, serials: impl Iterator<Item = Serial>) {
+    fn take(&mut self, serials: impl Iterator<Item = u128>) {
         for serial in serials {
             assert!(self.0.insert(serial), "serial number {serial} twice");
         }
     }
 }
 
-pub(crate) fn run(
-    server: &Server,
-    signer: &Signer,
+pub(crate) fn run<T: Target>(
+    target: &T,
     kind: Kind,
     connections: usize,
     seconds: u32,
     certificates: &mut Certificates,
 ) -> Cell {
     let name = kind.name();
-    let subjects: Vec<Subject> = (0..connections).map(|_| Subject::new(kind)).collect();
-    let mut open: Vec<Connection> = (0..connections).map(|_| server.connect()).collect();
+    let subjects: Vec<_> = (0..connections).map(|_| target.subject(kind)).collect();
+    let mut open: Vec<_> = (0..connections).map(|_| target.connect()).collect();
 
-    let warm_up = sign(signer, &subjects, 300 + 50 * connections);
-    let (elapsed, answers) = drive(&mut open, kind, &warm_up);
+    let warm_up = prepare(target, &subjects, 300 + 50 * connections);
+    let (elapsed, answers) = drive(target, &mut open, kind, &warm_up);
     certificates.take(answers.iter().map(|answer| answer.serial));
 
     // Signed ahead: the time on a request may be up to 60 s off. The rate grows a bit when warm.
     let rate = warm_up.len() as f64 / elapsed.as_secs_f64();
-    let requests = sign(
-        signer,
+    let requests = prepare(
+        target,
         &subjects,
         (rate * f64::from(seconds) * 1.1) as usize,
     );
@@ -82,9 +78,9 @@ pub(crate) fn run(
         "{name} at {connections} connections: {} requests",
         requests.len()
     );
-    let before = Clocks::read(server);
-    let (elapsed, answers) = drive(&mut open, kind, &requests);
-    let spent = Clocks::read(server).since(before);
+    let before = Clocks::read(target);
+    let (elapsed, answers) = drive(target, &mut open, kind, &requests);
+    let spent = Clocks::read(target).since(before);
     certificates.take(answers.iter().map(|answer| answer.serial));
 
     let mut latencies: Vec<Duration> = answers.iter().map(|answer| answer.latency).collect();
@@ -116,9 +112,9 @@ struct Clocks {
 }
 
 impl Clocks {
-    fn read(server: &Server) -> Self {
+    fn read(target: &impl Target) -> Self {
         Self {
-            server: server.process.cpu(),
+            server: target.cpu(),
             clients: process::cpu(std::process::id()),
             machine: process::machine_cpu(),
         }
@@ -133,13 +129,13 @@ impl Clocks {
     }
 }
 
-/// Signs requests with all cores.
-fn sign(signer: &Signer, subjects: &[Subject], count: usize) -> Vec<Vec<u8>> {
+/// Makes requests with all cores.
+fn prepare<T: Target>(target: &T, subjects: &[T::Subject], count: usize) -> Vec<T::Request> {
     let cores = cores();
     let part = |core: usize| {
         let numbers = (core..count).step_by(cores);
         numbers
-            .map(|number| signer.ask(&subjects[number % subjects.len()]).bytes())
+            .map(|number| target.request(&subjects[number % subjects.len()]))
             .collect::<Vec<_>>()
     };
     thread::scope(|scope| {
@@ -156,24 +152,25 @@ fn sign(signer: &Signer, subjects: &[Subject], count: usize) -> Vec<Vec<u8>> {
 
 struct Answer {
     latency: Duration,
-    serial: Serial,
+    serial: u128,
     bytes: usize,
 }
 
 /// Sends each request once, over whichever connection is free.
-fn drive(
-    connections: &mut [Connection],
+fn drive<T: Target>(
+    target: &T,
+    connections: &mut [T::Connection],
     kind: Kind,
-    requests: &[Vec<u8>],
+    requests: &[T::Request],
 ) -> (Duration, Vec<Answer>) {
     let next = AtomicUsize::new(0);
-    let ask = |connection: &mut Connection| {
+    let ask = |connection: &mut T::Connection| {
         let mut answers = Vec::new();
         while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
             let sent = Instant::now();
-            let answer = connection.exchange(request);
+            let answer = target.exchange(connection, request);
             let latency = sent.elapsed();
-            let (serial, bytes) = (issued(kind, answer), answer.len());
+            let (serial, bytes) = (target.serial(kind, answer), answer.len());
             answers.push(Answer {
                 latency,
                 serial,
