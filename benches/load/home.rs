@@ -43,10 +43,7 @@ impl Home {
             eprintln!("{place} is on a tmpfs, where a commit costs no disk: set CARGO_TARGET_DIR");
         }
         let folder = place.join(format!("load-{}", std::process::id()));
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&folder)
-            .expect("a folder of our own");
+        create(&folder);
         let admin = crate::client::new_key();
         let home = Self {
             home: authority::Home::new(&folder.join("home")),
@@ -54,8 +51,11 @@ impl Home {
             admin,
         };
         let public = home.admin.public_key().to_openssh().expect("a public key");
-        home.write("admin.pub", &public);
-        home.write("passphrase", "a passphrase that guards nothing\n");
+        write(&home.folder.join("admin.pub"), &public);
+        write(
+            &home.folder.join("passphrase"),
+            "a passphrase that guards nothing\n",
+        );
         let made = home
             .hallpass("init")
             .args(["--admin", ADMIN, "--ssh-key"])
@@ -134,14 +134,11 @@ impl Home {
         }
     }
 
-    fn write(&self, name: &str, text: &str) {
-        File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(self.folder.join(name))
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .expect("a file of our own");
+    /// A new folder beside the home, for somebody else.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        let folder = self.folder.join(name);
+        create(&folder);
+        folder
     }
 }
 
@@ -153,6 +150,24 @@ impl Drop for Home {
         }
         fs::remove_dir_all(&self.folder).ok();
     }
+}
+
+fn create(folder: &Path) {
+    DirBuilder::new()
+        .mode(0o700)
+        .create(folder)
+        .expect("a folder of our own");
+}
+
+/// A new file that nobody else reads.
+pub(crate) fn write(path: &Path, text: &str) {
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .expect("a file of our own");
 }
 
 fn is_in_memory(folder: &Path) -> bool {

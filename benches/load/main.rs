@@ -13,6 +13,8 @@ mod connection;
 mod floor;
 mod grow;
 mod home;
+mod keygen;
+mod peer;
 mod process;
 mod records;
 mod report;
@@ -20,10 +22,12 @@ mod server;
 mod stretch;
 mod target;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 
 use client::Hallpass;
 use home::Home;
+use peer::Peer;
 use report::{Memory, Report};
 use server::Start;
 use stretch::Certificates;
@@ -45,6 +49,9 @@ struct Options {
     /// Measure a log that grows to this many entries instead
     #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u64).range(10_000..=100_000_000))]
     grow: Option<u64>,
+    /// Set another issuer beside Hallpass instead
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["json", "grow"])]
+    peer: Option<Peer>,
     /// What cargo passes to every bench
     #[arg(long, hide = true)]
     bench: bool,
@@ -54,6 +61,15 @@ fn main() {
     let options = Options::parse();
     if let Some(largest) = options.grow {
         println!("{}", grow::measure(largest, options.seconds));
+        return;
+    }
+    if let Some(peer) = options.peer {
+        let program = peer.program().unwrap_or_else(|missing| {
+            Options::command()
+                .error(ErrorKind::InvalidValue, missing)
+                .exit()
+        });
+        println!("{}", peer.measure(program, options.seconds));
         return;
     }
     let report = measure(options.seconds);

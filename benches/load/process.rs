@@ -1,6 +1,7 @@
 //! A process under test, and what the operating system says of it.
 
 use std::fs;
+use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command};
@@ -113,6 +114,23 @@ pub(crate) fn cpu(process: u32) -> Duration {
     };
     assert!(done, "process {process} has no clock");
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// What the children that have ended and were waited for have spent.
+pub(crate) fn children_cpu() -> Duration {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: writes one structure of ours, for which zeroes are good values, too.
+    let usage = unsafe {
+        assert_eq!(
+            libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()),
+            0
+        );
+        usage.assume_init()
+    };
+    [usage.ru_utime, usage.ru_stime]
+        .map(|time| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000))
+        .iter()
+        .sum()
 }
 
 /// What the whole machine has spent: all that is neither idle nor waits for a disk (proc(5),
