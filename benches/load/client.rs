@@ -14,7 +14,7 @@ use serde::Deserialize;
 use ssh_key::private::Ed25519Keypair;
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, post};
 use crate::server::Server;
 use crate::target::{Kind, Target};
 
@@ -41,7 +41,7 @@ impl Target for Hallpass<'_> {
     }
 
     fn subject(&self, kind: Kind) -> Subject {
-        Subject::new(kind)
+        Subject::new(kind, &[])
     }
 
     fn request(&self, subject: &Subject) -> Vec<u8> {
@@ -84,7 +84,8 @@ pub(crate) enum Subject {
 }
 
 impl Subject {
-    pub(crate) fn new(kind: Kind) -> Self {
+    /// `names` are those that a CSR asks for.
+    pub(crate) fn new(kind: Kind, names: &[&str]) -> Self {
         match kind {
             Kind::Ssh => {
                 let key = Box::new(new_key());
@@ -93,7 +94,8 @@ impl Subject {
             }
             Kind::X509 => {
                 let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
-                let mut params = CertificateParams::default();
+                let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+                let mut params = CertificateParams::new(names).expect("names");
                 params.distinguished_name = DistinguishedName::new();
                 let csr = params.serialize_request(&key).expect("a request");
                 Self::X509 {
@@ -210,22 +212,12 @@ impl Signed {
             signature,
             ..
         } = self;
-        let mut bytes = format!(
-            "POST {target} HTTP/1.1\r\n\
-             host: localhost\r\n\
-             content-type: application/json\r\n\
-             content-length: {}\r\n\
-             {}: {time}\r\n\
-             {}: {nonce}\r\n\
-             {}: {signature}\r\n\r\n",
-            body.len(),
-            Proof::TIME,
-            Proof::NONCE,
-            Proof::SIGNATURE,
-        )
-        .into_bytes();
-        bytes.extend(body);
-        bytes
+        let headers = [
+            (Proof::TIME, time.as_str()),
+            (Proof::NONCE, nonce),
+            (Proof::SIGNATURE, signature),
+        ];
+        post(target, body, &headers)
     }
 }
 

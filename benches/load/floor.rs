@@ -98,7 +98,7 @@ pub(crate) fn measure(
         let asked = event(kind).request().expect("a request");
         policy.roles.find(&asked.role).expect("a role")
     };
-    let [ssh, x509] = [Kind::Ssh, Kind::X509].map(Subject::new);
+    let [ssh, x509] = [Kind::Ssh, Kind::X509].map(|kind| Subject::new(kind, &[]));
     let ssh_sign = sign_ssh(&ssh_ca, &ssh, event(Kind::Ssh), role(Kind::Ssh));
     let x509_sign = sign_x509(&x509_ca, &x509, event(Kind::X509), role(Kind::X509));
 

@@ -1,7 +1,7 @@
 //! `ssh-keygen`, the tool that signs by hand: one process for each certificate.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -27,12 +27,12 @@ pub(crate) struct Desk {
 }
 
 impl Keygen {
-    pub(crate) fn new(program: PathBuf, home: &Home) -> Self {
+    pub(crate) fn new(program: &Path, home: &Home) -> Self {
         let folder = home.beside("ssh-keygen");
         let key = new_key().to_openssh(LineEnding::LF).expect("a key");
         write(&folder.join("ca"), &key);
         Self {
-            program,
+            program: program.to_owned(),
             folder,
             next: AtomicU64::new(1),
         }

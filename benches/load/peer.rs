@@ -3,18 +3,21 @@
 use std::env;
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::CONNECTIONS;
 use crate::client::Hallpass;
 use crate::home::Home;
 use crate::keygen::Keygen;
+use crate::process::{Peak, Process};
+use crate::step_ca::StepCa;
 use crate::stretch::{self, Cell, Certificates, cores};
 use crate::target::{Kind, Target};
 
 /// Who can be set beside Hallpass.
 #[derive(Clone, Copy, clap::ValueEnum)]
 pub(crate) enum Peer {
+    StepCa,
     SshKeygen,
 }
 
@@ -24,7 +27,11 @@ type Pair<T> = [T; 2];
 /// What was measured, as a table.
 pub(crate) struct Comparison {
     peer: Peer,
+    /// As it says itself.
+    version: Option<String>,
     rows: Vec<Row>,
+    /// Of those that stay from one certificate to the next.
+    memory: Option<Pair<Memory>>,
     certificates: Pair<usize>,
 }
 
@@ -32,6 +39,15 @@ struct Row {
     kind: Kind,
     connections: usize,
     cells: Pair<Cell>,
+}
+
+/// In kB.
+struct Memory {
+    idle: u64,
+    peak: u64,
+    /// At the end, without the files that are mapped.
+    anonymous: u64,
+    counted: Peak,
 }
 
 impl Peer {
@@ -49,7 +65,7 @@ impl Peer {
     }
 
     /// Measures both. `program` is the peer's.
-    pub(crate) fn measure(self, program: PathBuf, seconds: u32) -> Comparison {
+    pub(crate) fn measure(self, program: &Path, seconds: u32) -> Comparison {
         let home = Home::new();
         let server = home.start();
         let signer = home.enrol(&server);
@@ -58,23 +74,36 @@ impl Peer {
             signer: &signer,
         };
         let mut certificates = [Certificates::default(), Certificates::default()];
-        let rows = match self {
+        let (version, rows, memory) = match self {
+            Self::StepCa => {
+                let mut step_ca = StepCa::start(program, &home);
+                let idle = [&server.process, &step_ca.process].map(Idle::see);
+                let kinds = [Kind::Ssh, Kind::X509];
+                let rows = alternate(&hallpass, &step_ca, &kinds, seconds, &mut certificates);
+                let memory = idle.map(Idle::after);
+                step_ca.process.stop();
+                (Some(step_ca.version.clone()), rows, Some(memory))
+            }
             Self::SshKeygen => {
                 let keygen = Keygen::new(program, &home);
-                alternate(&hallpass, &keygen, &[Kind::Ssh], seconds, &mut certificates)
+                let rows = alternate(&hallpass, &keygen, &[Kind::Ssh], seconds, &mut certificates);
+                (None, rows, None)
             }
         };
         server.stop();
         certificates[0].check(&home.issued());
         Comparison {
             peer: self,
+            version,
             rows,
+            memory,
             certificates: certificates.map(|certificates| certificates.len()),
         }
     }
 
     fn name(self) -> &'static str {
         match self {
+            Self::StepCa => "step-ca",
             Self::SshKeygen => "ssh-keygen",
         }
     }
@@ -82,6 +111,10 @@ impl Peer {
     /// How to get it.
     fn origin(self) -> &'static str {
         match self {
+            Self::StepCa => {
+                "take a release of https://github.com/smallstep/certificates, or build one from \
+                 Debian's golang-github-smallstep-certificates-dev (docs/performance.md)"
+            }
             Self::SshKeygen => "install OpenSSH's client",
         }
     }
@@ -89,11 +122,43 @@ impl Peer {
     /// What to know about its numbers.
     fn note(self) -> &'static str {
         match self {
+            Self::StepCa => {
+                "step-ca is set up as by step ca init --ssh: ECDSA P-256 keys, a text log in a file, \
+                 and on the\nsame disk the database badgerv2, synced, with each token and each \
+                 certificate. It asks for no\nproof that an SSH key is held, and has no log that \
+                 shows what was changed or left out."
+            }
             Self::SshKeygen => {
                 "ssh-keygen is the hand tool: a process for each certificate, with no proof of \
                  possession, no\npolicy, no network and no log. Its CPU is that of the processes, \
                  without what starting them\ncosts the one that starts them, which is under client CPU."
             }
+        }
+    }
+}
+
+/// A process before anything was asked of it.
+struct Idle<'a> {
+    process: &'a Process,
+    resident_kb: u64,
+    counted: Peak,
+}
+
+impl<'a> Idle<'a> {
+    fn see(process: &'a Process) -> Self {
+        Self {
+            process,
+            resident_kb: process.resident_kb(),
+            counted: process.forget_peak(),
+        }
+    }
+
+    fn after(self) -> Memory {
+        Memory {
+            idle: self.resident_kb,
+            peak: self.process.peak_kb(),
+            anonymous: self.process.anonymous_kb(),
+            counted: self.counted,
         }
     }
 }
@@ -161,6 +226,36 @@ impl Comparison {
         }
         Ok(())
     }
+
+    fn memory(&self, f: &mut fmt::Formatter<'_>, memory: &Pair<Memory>) -> fmt::Result {
+        writeln!(f, "\nMemory (kB)  when idle     peak  anonymous at the end")?;
+        let [ours, theirs] = memory;
+        for (by, memory) in [("hallpass", ours), (self.peer.name(), theirs)] {
+            let Memory {
+                idle,
+                peak,
+                anonymous,
+                counted,
+            } = memory;
+            let counted = match counted {
+                Peak::Load => "",
+                Peak::Derivation => "  (peak since the start: the key derivation's)",
+            };
+            writeln!(
+                f,
+                "{by:<11}  {idle:>9}  {peak:>7}  {anonymous:>20}{counted}"
+            )?;
+        }
+        let ratio = |number: fn(&Memory) -> u64| number(theirs) as f64 / number(ours) as f64;
+        writeln!(
+            f,
+            "{:<11}  {:>9.2}  {:>7.2}  {:>20.2}",
+            "ratio",
+            ratio(|memory| memory.idle),
+            ratio(|memory| memory.peak),
+            ratio(|memory| memory.anonymous),
+        )
+    }
 }
 
 impl fmt::Display for Comparison {
@@ -173,6 +268,12 @@ impl fmt::Display for Comparison {
              certificate;\nratio: how many times Hallpass's number {peer}'s is)"
         )?;
         self.issuing(f)?;
+        if let Some(memory) = &self.memory {
+            self.memory(f, memory)?;
+        }
+        if let Some(version) = &self.version {
+            writeln!(f, "\n{peer} is {version}")?;
+        }
         let [ours, theirs] = self.certificates;
         write!(
             f,

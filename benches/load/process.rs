@@ -43,12 +43,16 @@ impl Process {
     }
 
     /// Stops it as an operator would; it must end well.
-    pub(crate) fn stop(mut self) {
+    pub(crate) fn stop(&mut self) {
         let pid = i32::try_from(self.0.id()).expect("a process id");
         // SAFETY: our own child, not waited for yet.
         unsafe { libc::kill(pid, libc::SIGTERM) };
         let status = self.0.wait().expect("our own child");
         assert!(status.success(), "the server ended with {status}");
+    }
+
+    pub(crate) fn runs(&mut self) -> bool {
+        self.0.try_wait().is_ok_and(|ended| ended.is_none())
     }
 
     /// What it has spent on all its threads.
@@ -64,6 +68,11 @@ impl Process {
     /// The most that it has held since [`Self::forget_peak`].
     pub(crate) fn peak_kb(&self) -> u64 {
         self.status("VmHWM:")
+    }
+
+    /// What it holds in memory now and is in no file.
+    pub(crate) fn anonymous_kb(&self) -> u64 {
+        self.status("RssAnon:")
     }
 
     /// Begins to look for the peak anew, where that is permitted (proc(5), `clear_refs`): for root

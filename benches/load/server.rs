@@ -94,7 +94,7 @@ impl Server {
     }
 
     /// Stops it, and tells how it started.
-    pub(crate) fn stop(self) -> Start {
+    pub(crate) fn stop(mut self) -> Start {
         self.process.stop();
         self.start
     }
