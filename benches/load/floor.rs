@@ -14,8 +14,9 @@ use hallpass::identity::{
     POSSESSION_NAMESPACE, Proof, REQUEST_NAMESPACE, ReplayGuard, possession_message,
     request_message, verify,
 };
-use hallpass::keys::{KeyKind, KeyStore, random_bytes};
+use hallpass::keys::{KeyStore, random_bytes};
 use hallpass::model::{Access, EntryIndex, Role, Serial, Timestamp};
+use hallpass::model::{KeyId, KeyKind};
 use hallpass::policy::PolicySet;
 use ssh_key::SshSig;
 use tokio::runtime::Runtime;
@@ -87,7 +88,7 @@ pub(crate) fn measure(
     together: [usize; 3],
 ) -> Floor {
     let keys = KeyStore::open(&home.home.keys(), &home.passphrase()).expect("the keys");
-    let opened = |kind| keys.signer(kind).expect("a key");
+    let opened = |kind| keys.signer(KeyId::first(kind)).expect("a key");
     let ssh_ca = SshCa::new(opened(KeyKind::SshUser).signer).expect("a CA");
     let issuing = opened(KeyKind::X509Issuing);
     let x509_ca = IssuingCa::new(&issuing.public, issuing.signer).expect("a CA");
@@ -276,7 +277,9 @@ struct Committer {
 
 impl Committer {
     fn open(home: &Home, keys: &KeyStore) -> Self {
-        let key = keys.signer(KeyKind::Log).expect("the log's key");
+        let key = keys
+            .signer(KeyId::first(KeyKind::Log))
+            .expect("the log's key");
         let signer = NoteSigner::open(&key).expect("the log's key");
         let opened = Log::open(&home.home.database(), signer.verifier(), now(), |_| {});
         let log = opened.and_then(|opened| opened.start(signer, |_| {}));

@@ -19,8 +19,9 @@ use hallpass::audit::{
     RecordedCertificate, Refused, Slot, VerifierKey, verify,
 };
 use hallpass::certificate::{SshCa, SshUserGrant, Validity};
-use hallpass::keys::{KeyKind, KeyStore, random_bytes};
+use hallpass::keys::{KeyStore, random_bytes};
 use hallpass::model::{Access, EntryIndex, Role, SourceAddress, Timestamp, UserName};
+use hallpass::model::{KeyId, KeyKind};
 use hallpass::policy::PolicySet;
 use ssh_key::HashAlg;
 use ssh_key::public::{Ed25519PublicKey, KeyData};
@@ -92,14 +93,20 @@ struct Office {
 /// Has the log grow to that size.
 fn fill(home: &Home, runtime: &Runtime, size: u64) {
     let keys = KeyStore::open(&home.home.keys(), &home.passphrase()).expect("the keys");
-    let signer = NoteSigner::open(&keys.signer(KeyKind::Log).expect("a key")).expect("a key");
+    let signer =
+        NoteSigner::open(&keys.signer(KeyId::first(KeyKind::Log)).expect("a key")).expect("a key");
     let opened = Log::open(&home.home.database(), signer.verifier(), now(), |_| {});
     let log = opened
         .and_then(|opened| opened.start(signer, |_| {}))
         .expect("the log");
     let newest = log.newest();
     let length = newest.borrow().as_ref().map_or(0, |newest| newest.size);
-    let ssh_ca = SshCa::new(keys.signer(KeyKind::SshUser).expect("a key").signer).expect("a CA");
+    let ssh_ca = SshCa::new(
+        keys.signer(KeyId::first(KeyKind::SshUser))
+            .expect("a key")
+            .signer,
+    )
+    .expect("a CA");
     let office = Arc::new(Office {
         ca: ssh_ca.public_key().fingerprint(HashAlg::Sha256).to_string(),
         ssh_ca,

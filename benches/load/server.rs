@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use hallpass::keys::KeyKind;
+use hallpass::model::KeyKind;
 
 use crate::connection::Connection;
 use crate::home::Home;

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    EntryIndex, GroupName, HostName, Purpose, Reason, RoleName, Serial, Timestamp, UserName,
+    EntryIndex, GroupName, HostName, KeyId, Purpose, Reason, RoleName, Serial, Timestamp, UserName,
 };
 
 /// One entry of the log. Its JSON text, as stored, is what counts; docs/log.md describes it.
@@ -163,6 +163,59 @@ pub enum Event {
         /// How many more of that source's refusals in the minute before are not listed.
         unlisted: u64,
     },
+    /// A new CA key is in the trust bundle from now on, and does not sign yet.
+    CaKeyStaged {
+        /// Which key, and its public part.
+        new: NewCaKey,
+        /// By whom.
+        by: Actor,
+    },
+    /// A staged CA key signs from now on. The one that signed before is trusted until it is
+    /// retired.
+    CaKeyActivated {
+        /// Which.
+        key: KeyId,
+        /// The issuing CA that a new root comes with.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        issuing: Option<NewCaKey>,
+        /// A new root's certificate by the old root's key, in PEM, for those who only know that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cross: Option<String>,
+        /// Why it was not waited for everybody who has to trust it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        forced: Option<String>,
+        /// By whom.
+        by: Actor,
+    },
+    /// A CA key that no longer signs is not in the trust bundle any more.
+    CaKeyRetired {
+        /// Which.
+        key: KeyId,
+        /// Why it was not waited for the last certificate that it signed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        forced: Option<String>,
+        /// By whom.
+        by: Actor,
+    },
+    /// A staged CA key was given up.
+    CaKeyCancelled {
+        /// Which.
+        key: KeyId,
+        /// By whom.
+        by: Actor,
+    },
+    /// A CA key that others may have is not in the trust bundle any more. What signs in its place is
+    /// new.
+    CaKeyRevoked {
+        /// Which.
+        key: KeyId,
+        /// Why.
+        reason: String,
+        /// What takes its place: its successor, and with a root also an issuing CA.
+        successors: Vec<NewCaKey>,
+        /// By whom.
+        by: Actor,
+    },
     /// Entries were moved out of the database into a file.
     LogArchived {
         /// The file in `archive/`.
@@ -257,6 +310,15 @@ pub struct RecordedCertificate {
     pub certificate: String,
 }
 
+/// A CA key that was not there before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewCaKey {
+    /// Which.
+    pub key: KeyId,
+    /// An OpenSSH line, or a certificate in PEM.
+    pub public: String,
+}
+
 /// A CA key as it entered the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorityKey {
@@ -285,9 +347,31 @@ impl Event {
         }
     }
 
-    /// Whether who is enrolled is another after it.
+    /// Whether who is enrolled, or which CA keys there are, is another after it.
     pub fn changes_state(&self) -> bool {
-        self.subject().is_some()
+        self.subject().is_some() || self.changes_ca_keys()
+    }
+
+    /// Whether a CA key stands elsewhere in its life after it.
+    pub fn changes_ca_keys(&self) -> bool {
+        matches!(
+            self,
+            Self::CaKeyStaged { .. }
+                | Self::CaKeyActivated { .. }
+                | Self::CaKeyRetired { .. }
+                | Self::CaKeyCancelled { .. }
+                | Self::CaKeyRevoked { .. }
+        )
+    }
+
+    /// The CA keys that it introduces.
+    pub fn new_ca_keys(&self) -> &[NewCaKey] {
+        match self {
+            Self::CaKeyStaged { new, .. } => std::slice::from_ref(new),
+            Self::CaKeyActivated { issuing, .. } => issuing.as_slice(),
+            Self::CaKeyRevoked { successors, .. } => successors,
+            _ => &[],
+        }
     }
 
     /// Whether a start believes it only when it is proven to be in the tree: it says which keys
@@ -331,6 +415,11 @@ impl Event {
             | Self::KeyRemoved { by, .. }
             | Self::CertificateIssued { by, .. }
             | Self::HostCertificateIssued { by, .. }
+            | Self::CaKeyStaged { by, .. }
+            | Self::CaKeyActivated { by, .. }
+            | Self::CaKeyRetired { by, .. }
+            | Self::CaKeyCancelled { by, .. }
+            | Self::CaKeyRevoked { by, .. }
             | Self::LogArchived { by, .. }
             | Self::RequestRefused { by, .. } => Some(by),
             Self::AuthorityCreated { .. }
@@ -364,6 +453,11 @@ impl Event {
             Self::ServerCertificateIssued { .. } => "server-certificate-issued",
             Self::RequestRefused { .. } => "request-refused",
             Self::UnauthenticatedRefused { .. } => "unauthenticated-refused",
+            Self::CaKeyStaged { .. } => "ca-key-staged",
+            Self::CaKeyActivated { .. } => "ca-key-activated",
+            Self::CaKeyRetired { .. } => "ca-key-retired",
+            Self::CaKeyCancelled { .. } => "ca-key-cancelled",
+            Self::CaKeyRevoked { .. } => "ca-key-revoked",
             Self::LogArchived { .. } => "log-archived",
             Self::LogRestored { .. } => "log-restored",
             Self::RequestFailed => "request-failed",

@@ -90,6 +90,8 @@ pub struct Opened {
     pub forgotten: Timestamp,
     /// The size and the time of the backup that it was restored from, when no entry says so yet.
     pub restored: Option<(u64, Timestamp)>,
+    /// When the last certificate of each CA expires, by the CA's fingerprint.
+    pub last_expiries: BTreeMap<String, Timestamp>,
 }
 
 impl Opened {
@@ -137,6 +139,7 @@ impl Log {
             nonces: store.nonces(now)?,
             forgotten: store.forgotten(now)?,
             restored: store.restored()?,
+            last_expiries: store.last_expiries()?,
             store,
             end,
         })

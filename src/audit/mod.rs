@@ -18,7 +18,9 @@ mod writer;
 
 pub use archive::Archive;
 pub use checkpoint::{Checkpoint, CheckpointError, IllegalKey, NoteKind, NoteSigner, VerifierKey};
-pub use entry::{Actor, Asked, AuthorityKey, Decision, Entry, Event, RecordedCertificate, Refused};
+pub use entry::{
+    Actor, Asked, AuthorityKey, Decision, Entry, Event, NewCaKey, RecordedCertificate, Refused,
+};
 pub use export::{ExportError, ExportProof, Format};
 pub use log::{Log, LogError, Opened, Place, Slot};
 pub use proof::{EntryProof, Hashes, ProofError};

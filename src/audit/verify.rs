@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::checkpoint::Checkpoint;
-use super::entry::{AuthorityKey, Event};
+use super::entry::{AuthorityKey, Event, NewCaKey};
 use super::tree::{Frontier, Hash, record_hash};
 use super::{Entry, StoreError};
 use crate::certificate::{IssuerError, Issuers};
@@ -17,6 +17,8 @@ use crate::model::{EntryIndex, Serial, Timestamp};
 /// How many entries are verified in one piece: a complete subtree of the log's tree.
 const LEVEL: u8 = 12;
 const PIECE: u64 = 1 << LEVEL;
+/// How the kinds of entry begin that CA keys are in.
+const CA_KEY: &str = "ca-key-";
 
 /// What to hold a log against.
 pub struct Expected {
@@ -100,8 +102,7 @@ pub fn verify(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Verified, Wrong> {
     let size = expected.newest.size;
-    let issuers = introduced(entries, expected)?;
-    let mut whole = Whole::new(expected);
+    let mut whole = Whole::new(expected, introduced(entries, expected)?);
     let mut first = 0;
     while first < size {
         let ranges: Vec<Range<u64>> = (0..threads.max(1) as u64)
@@ -113,7 +114,7 @@ pub fn verify(
             let work: Vec<_> = ranges
                 .iter()
                 .map(|range| {
-                    let issuers = &issuers;
+                    let issuers = &whole.issuers;
                     scope.spawn(move || piece(entries, range.clone(), issuers))
                 })
                 .collect();
@@ -175,6 +176,17 @@ struct Piece {
     /// Whether times may go back before it.
     corrected: bool,
     serials: Vec<(u64, u64)>,
+    /// CA keys that entries introduce.
+    introduced: Vec<(u64, NewCaKey)>,
+    /// Certificates that no CA key signed which was known in front of the piece.
+    unsigned: Vec<(u64, Unsigned)>,
+}
+
+/// A certificate whose CA key is still to be found.
+struct Unsigned {
+    form: String,
+    serial: Serial,
+    certificate: String,
 }
 
 /// What is read out of an entry to verify it.
@@ -231,6 +243,8 @@ fn piece(
         times: None,
         corrected: false,
         serials: Vec::new(),
+        introduced: Vec::new(),
+        unsigned: Vec::new(),
     };
     let mut tree = Frontier::default();
     let mut next = range.start;
@@ -300,10 +314,26 @@ impl Piece {
                 } = certificate;
                 let certificate: String = serde_json::from_str(certificate.get())
                     .map_err(|error| format!("its certificate can't be read: {error}"))?;
-                issuers
-                    .check(form, *serial, &certificate)
-                    .map_err(|error: IssuerError| error.to_string())?;
+                match issuers.check(form, *serial, &certificate) {
+                    Ok(()) => {}
+                    // A key may have been introduced within the piece.
+                    Err(IssuerError::Signature) => self.unsigned.push((
+                        index,
+                        Unsigned {
+                            form: (*form).to_owned(),
+                            serial: *serial,
+                            certificate,
+                        },
+                    )),
+                    Err(error) => return Err(error.to_string()),
+                }
             }
+        }
+        if outline.event.kind.starts_with(CA_KEY) {
+            let entry: Entry = serde_json::from_str(stored.body)
+                .map_err(|error| format!("it can't be read: {error}"))?;
+            let new = entry.event.new_ca_keys().iter().cloned();
+            self.introduced.extend(new.map(|new| (index, new)));
         }
         self.leaves.push(leaf);
         Ok(())
@@ -348,6 +378,8 @@ impl Outline<'_> {
 /// The log so far.
 struct Whole<'a> {
     expected: &'a Expected,
+    /// The CA keys so far, when certificates are verified.
+    issuers: Option<Issuers>,
     /// Roots that the tree must have had, by size.
     claims: BTreeMap<u64, Vec<&'a Checkpoint>>,
     tree: Frontier,
@@ -357,13 +389,14 @@ struct Whole<'a> {
 }
 
 impl<'a> Whole<'a> {
-    fn new(expected: &'a Expected) -> Self {
+    fn new(expected: &'a Expected, issuers: Option<Issuers>) -> Self {
         let mut claims: BTreeMap<u64, Vec<&Checkpoint>> = BTreeMap::new();
         for checkpoint in expected.earlier.iter().chain([&expected.newest]) {
             claims.entry(checkpoint.size).or_default().push(checkpoint);
         }
         Self {
             expected,
+            issuers,
             claims,
             tree: Frontier::default(),
             last_time: Timestamp::default(),
@@ -372,7 +405,44 @@ impl<'a> Whole<'a> {
         }
     }
 
-    fn add(&mut self, piece: Piece) -> Result<(), Wrong> {
+    /// Takes in the CA keys of a piece, and looks for them behind the certificates that no earlier
+    /// key signed.
+    fn check_issuers(
+        &mut self,
+        introduced: Vec<(u64, NewCaKey)>,
+        unsigned: Vec<(u64, Unsigned)>,
+    ) -> Result<(), Wrong> {
+        let Some(issuers) = &mut self.issuers else {
+            return Ok(());
+        };
+        let wrong = |index, error: IssuerError| Wrong::Entry {
+            index,
+            why: error.to_string(),
+        };
+        let mut introduced = introduced.into_iter().peekable();
+        let mut introduce = |issuers: &mut Issuers, before: u64| {
+            while let Some((index, new)) = introduced.next_if(|(index, _)| *index < before) {
+                issuers
+                    .introduce(new.key.kind.as_str(), &new.public)
+                    .map_err(|error| wrong(index, error))?;
+            }
+            Ok(())
+        };
+        for (index, unsigned) in unsigned {
+            introduce(issuers, index)?;
+            issuers
+                .check(&unsigned.form, unsigned.serial, &unsigned.certificate)
+                .map_err(|error| wrong(index, error))?;
+        }
+        introduce(issuers, u64::MAX)
+    }
+
+    fn add(&mut self, mut piece: Piece) -> Result<(), Wrong> {
+        self.check_issuers(
+            std::mem::take(&mut piece.introduced),
+            std::mem::take(&mut piece.unsigned),
+        )?;
+
         let index = self.tree.size();
         let wrong = |index, why: &str| Wrong::Entry {
             index,

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use ssh_key::PublicKey;
 
-use super::{Authority, Refusal, now, spent};
+use super::{Authority, Refusal, now};
 use crate::audit::{Actor, Event};
 use crate::certificate::{check_ssh_key, parse_public_key};
 use crate::identity::{Directory, EnrolmentError, SignedRequest, User};
@@ -61,7 +61,7 @@ impl Authority {
         request: &SignedRequest,
         source: IpAddr,
     ) -> Result<UserSummary, Refusal> {
-        self.change(request, source, |directory, by| {
+        self.change_user(request, source, |directory, by| {
             let mut new: NewUser = self.parse(request)?;
             let key = enrollable(&new.public_key)?;
             directory.check_new_user(&new.name, &key)?;
@@ -94,7 +94,7 @@ impl Authority {
         source: IpAddr,
         name: &str,
     ) -> Result<UserSummary, Refusal> {
-        self.change(request, source, |directory, by| {
+        self.change_user(request, source, |directory, by| {
             let user = enrolled(directory, name)?.name.clone();
             not_oneself(&user, &by)?;
             Ok((user.clone(), Event::UserDisabled { user, by }))
@@ -113,7 +113,7 @@ impl Authority {
         source: IpAddr,
         name: &str,
     ) -> Result<UserSummary, Refusal> {
-        self.change(request, source, |directory, by| {
+        self.change_user(request, source, |directory, by| {
             let user = enrolled(directory, name)?.name.clone();
             Ok((user.clone(), Event::UserEnabled { user, by }))
         })
@@ -131,7 +131,7 @@ impl Authority {
         source: IpAddr,
         name: &str,
     ) -> Result<(), Refusal> {
-        self.change(request, source, |directory, by| {
+        self.change_user(request, source, |directory, by| {
             let user = enrolled(directory, name)?.name.clone();
             not_oneself(&user, &by)?;
             Ok((user.clone(), Event::UserRemoved { user, by }))
@@ -150,7 +150,7 @@ impl Authority {
         source: IpAddr,
         name: &str,
     ) -> Result<UserSummary, Refusal> {
-        self.change(request, source, |directory, by| {
+        self.change_user(request, source, |directory, by| {
             let user = enrolled(directory, name)?;
             if user.keys.len() >= MOST_KEYS {
                 let detail = format!("user {name} has {MOST_KEYS} keys already: remove one first");
@@ -182,7 +182,7 @@ impl Authority {
         name: &str,
         fingerprint: &str,
     ) -> Result<UserSummary, Refusal> {
-        self.change(request, source, |directory, by| {
+        self.change_user(request, source, |directory, by| {
             let user = enrolled(directory, name)?;
             if !user.keys.contains_key(fingerprint) {
                 let detail = format!("user {name} has no such key: `hallpass user show {name}`");
@@ -208,40 +208,21 @@ impl Authority {
         .ok_or_else(|| nobody(name))
     }
 
-    /// One change of the directory: checked, logged and taken in, with no other in between. Gives
-    /// the user as changed, when there still is one.
-    async fn change(
+    /// One change of the directory. Gives the user as changed, when there still is one.
+    async fn change_user(
         &self,
         request: &SignedRequest,
         source: IpAddr,
         make: impl FnOnce(&Directory, Actor) -> Result<(UserName, Event), Refusal>,
     ) -> Result<Option<UserSummary>, Refusal> {
-        let now = now();
-        let mut requester = self.identify(request, source, now).await?;
-        let alone = Arc::clone(&self.changes).lock_owned().await;
-        // Whoever was first may have disabled the requester or removed the key.
-        requester.groups = match self.accepted(&requester, |user| user.groups.clone()) {
-            Ok(groups) => groups,
-            Err(refusal) => {
-                return Err(self.unidentified(request, source, refusal, now).await?);
-            }
-        };
-        self.permit(&requester, request, AdminAction::ManageUsers, now)
-            .await?;
-        let made = make(&self.directory(), requester.actor.clone());
-        let (user, event) = match made {
-            Ok(made) => made,
-            Err(refusal) => {
-                return Err(self
-                    .refuse(&requester, request, None, None, refusal, now)
-                    .await);
-            }
-        };
-        let suspension = Suspension::begin(&self.directory, &event);
-        let held = Box::new((suspension, alone));
-        self.log
-            .reserve(now)?
-            .commit_holding(event, Some(spent(&requester)), Some(held))
+        let user = self
+            .change(
+                request,
+                source,
+                AdminAction::ManageUsers,
+                |by| make(&self.directory(), by),
+                |event| Some(Box::new(Suspension::begin(&self.directory, event))),
+            )
             .await?;
         Ok(self.directory().find(&user).map(User::summary))
     }

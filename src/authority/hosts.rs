@@ -7,7 +7,7 @@ use crate::audit::{Event, Slot};
 use crate::certificate::{
     CsrSubject, ServerGrant, SshHostGrant, Validity, check_ssh_key, parse_public_key,
 };
-use crate::identity::{Requester, SignedRequest, key_fingerprint};
+use crate::identity::{Requester, SignedRequest};
 use crate::keys::random_bytes;
 use crate::model::{CertificateAnswer, HostCertificateRequest, HostName, HostTtl, Timestamp};
 use crate::policy::AdminAction;
@@ -68,8 +68,9 @@ impl Authority {
             validity,
             nonce: random_bytes()?,
         };
-        let certificate = self.ssh_host.host_certificate(&grant)?;
-        let ca = key_fingerprint(self.ssh_host.public_key().key_data());
+        let keys = self.keys.to_sign(|keys| &keys.ssh_host, validity.before)?;
+        let certificate = keys.ssh_host.ca.host_certificate(&grant)?;
+        let ca = keys.ssh_host.fingerprint.clone();
         let key_id = grant.key_id();
         let record = recorded(
             "ssh-host",
@@ -119,9 +120,10 @@ impl Authority {
             names: &names,
             validity,
         };
-        let certificate = self.x509.server_certificate(&grant)?;
-        let chain = format!("{certificate}{}", self.x509.certificate_pem());
-        let ca = self.x509_fingerprint.clone();
+        let keys = self.keys.to_sign(|keys| &keys.x509, validity.before)?;
+        let certificate = keys.x509.ca.server_certificate(&grant)?;
+        let chain = format!("{certificate}{}", keys.x509.ca.certificate_pem());
+        let ca = keys.x509.fingerprint.clone();
         let record = recorded(
             "x509-server",
             serial,
@@ -155,13 +157,14 @@ impl Authority {
             names: &names,
             validity,
         };
-        let certificate = self.x509.own_server_certificate(&grant)?;
+        let keys = self.keys.to_sign(|keys| &keys.x509, validity.before)?;
+        let certificate = keys.x509.ca.own_server_certificate(&grant)?;
         let chain = format!(
             "{certificate}{}{}",
-            self.x509.certificate_pem(),
-            self.trust.x509.join("")
+            keys.x509.ca.certificate_pem(),
+            keys.above
         );
-        let ca = self.x509_fingerprint.clone();
+        let ca = keys.x509.fingerprint.clone();
         let certificate = recorded(
             "x509-server",
             serial,

@@ -18,10 +18,8 @@ use crate::certificate::{
     CertificateError, SshCa, fingerprint_of_pem, issuing_certificate, root_certificate,
 };
 use crate::identity::key_fingerprint;
-use crate::keys::{
-    self, KeyKind, KeyStore, OpenedKey, Passphrase, SignError, Signer, random_bytes,
-};
-use crate::model::{GroupName, Serial, Timestamp, UserName};
+use crate::keys::{self, KeyStore, OpenedKey, Passphrase, SignError, Signer, random_bytes};
+use crate::model::{GroupName, KeyId, KeyKind, Serial, Timestamp, UserName};
 use crate::policy::{PolicyError, PolicySet, STARTER};
 
 /// The group that the starter policies let administer.
@@ -153,19 +151,19 @@ impl Home {
 }
 
 fn generate(store: &KeyStore, now: Timestamp) -> Result<BTreeMap<KeyKind, OpenedKey>, InitError> {
-    let ssh_user = store.generate(KeyKind::SshUser, ssh_line)?;
-    let ssh_host = store.generate(KeyKind::SshHost, ssh_line)?;
-    let root = store.generate(KeyKind::X509Root, |signer| {
+    let ssh_user = store.generate(KeyId::first(KeyKind::SshUser), ssh_line)?;
+    let ssh_host = store.generate(KeyId::first(KeyKind::SshHost), ssh_line)?;
+    let root = store.generate(KeyId::first(KeyKind::X509Root), |signer| {
         Ok::<_, InitError>(root_certificate(Arc::clone(signer), random_serial()?, now)?)
     })?;
-    let issuing = store.generate(KeyKind::X509Issuing, |signer| {
+    let issuing = store.generate(KeyId::first(KeyKind::X509Issuing), |signer| {
         let root_signer = Arc::clone(&root.signer);
         let signer = Arc::clone(signer);
         issuing_certificate(&root.public, root_signer, signer, random_serial()?, now)
             .map_err(InitError::from)
     })?;
     let origin = log_origin()?;
-    let log = store.generate(KeyKind::Log, |signer| {
+    let log = store.generate(KeyId::first(KeyKind::Log), |signer| {
         let signer = NoteSigner::new(&origin, NoteKind::Checkpoint, Arc::clone(signer));
         let signer = signer.ok_or(InitError::LogKey)?;
         Ok::<_, InitError>(format!("{}\n", signer.verifier()))
@@ -179,7 +177,7 @@ fn generate(store: &KeyStore, now: Timestamp) -> Result<BTreeMap<KeyKind, Opened
     ]))
 }
 
-fn ssh_line(signer: &Arc<Signer>) -> Result<String, InitError> {
+pub(super) fn ssh_line(signer: &Arc<Signer>) -> Result<String, InitError> {
     let line = SshCa::new(Arc::clone(signer))?.public_key().to_openssh()?;
     Ok(format!("{line}\n"))
 }
@@ -191,13 +189,13 @@ fn log_origin() -> Result<String, InitError> {
 }
 
 /// The serial number of a CA's own certificate, which is not among those of the log.
-fn random_serial() -> Result<Serial, InitError> {
+pub(super) fn random_serial() -> Result<Serial, InitError> {
     let number = u64::from_be_bytes(random_bytes()?) >> 1;
     Ok(Serial::new(number.max(1)).expect("1 to 2^63 - 1"))
 }
 
 /// The fingerprint of a public key line or a certificate; a verifier key as it is.
-fn public_fingerprint(public: &str) -> Result<String, InitError> {
+pub(super) fn public_fingerprint(public: &str) -> Result<String, CertificateError> {
     if public.parse::<VerifierKey>().is_ok() {
         return Ok(public.trim_end().to_owned());
     }
@@ -205,7 +203,7 @@ fn public_fingerprint(public: &str) -> Result<String, InitError> {
         let key = PublicKey::from_openssh(public.trim())?;
         return Ok(key_fingerprint(key.key_data()));
     }
-    Ok(fingerprint_of_pem(public)?)
+    fingerprint_of_pem(public)
 }
 
 fn write_new(path: &Path, mode: u32, text: &str) -> Result<(), InitError> {

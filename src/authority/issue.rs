@@ -12,9 +12,7 @@ use crate::audit::{Asked, Decision, Event, Place, Slot};
 use crate::certificate::{
     ClientGrant, CsrSubject, SshUserGrant, SubjectError, Validity, check_ssh_key, parse_public_key,
 };
-use crate::identity::{
-    self, POSSESSION_NAMESPACE, Requester, SignedRequest, key_fingerprint, possession_message,
-};
+use crate::identity::{self, POSSESSION_NAMESPACE, Requester, SignedRequest, possession_message};
 use crate::keys::random_bytes;
 use crate::model::{
     Access, CertificateAnswer, DatabaseAccess, DatabaseUser, PrincipalName, Purpose, Reason,
@@ -220,7 +218,7 @@ impl Authority {
                 .to_owned(),
         };
         let signature = SshSig::from_pem(possession).map_err(|_| unproven())?;
-        let holds = self.audiences.iter().any(|audience| {
+        let holds = self.keys.now().audiences.iter().any(|audience| {
             let message = possession_message(
                 audience,
                 &requester.actor.fingerprint,
@@ -261,8 +259,9 @@ impl Authority {
             validity,
             nonce: random_bytes()?,
         };
-        let certificate = self.ssh_user.user_certificate(&grant)?;
-        let ca = key_fingerprint(self.ssh_user.public_key().key_data());
+        let keys = self.keys.to_sign(|keys| &keys.ssh_user, validity.before)?;
+        let certificate = keys.ssh_user.ca.user_certificate(&grant)?;
+        let ca = keys.ssh_user.fingerprint.clone();
         let record = recorded(
             "ssh-user",
             grant.serial,
@@ -300,14 +299,15 @@ impl Authority {
             user: &access.user,
             validity,
         };
-        let certificate = self.x509.client_certificate(&grant)?;
-        let chain = format!("{certificate}{}", self.x509.certificate_pem());
+        let keys = self.keys.to_sign(|keys| &keys.x509, validity.before)?;
+        let certificate = keys.x509.ca.client_certificate(&grant)?;
+        let chain = format!("{certificate}{}", keys.x509.ca.certificate_pem());
         let record = recorded(
             "x509-client",
             grant.serial,
             grant.key_id(),
             validity,
-            self.x509_fingerprint.clone(),
+            keys.x509.fingerprint.clone(),
             certificate,
         );
         let good_for = vec![DatabaseUser::to_string(&access.user)];
@@ -357,7 +357,7 @@ impl Authority {
                 inclusion: place.inclusion()?.into(),
                 checkpoint: place.checkpoint().note().to_owned(),
             },
-            trust: self.trust.clone(),
+            trust: self.trust(),
         })
     }
 

@@ -8,6 +8,7 @@ mod backup;
 mod enrolment;
 mod home;
 mod hosts;
+mod in_force;
 mod init;
 mod issue;
 mod open;
@@ -15,6 +16,7 @@ mod proving;
 mod reading;
 mod refusal;
 mod restore;
+mod rotation;
 mod tailing;
 mod throttle;
 mod witnessing;
@@ -35,24 +37,23 @@ use std::time::SystemTime;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use crate::audit::{Checkpoint, Decision, Event, Log, Reader, RecordedCertificate, Refused, Slot};
-use crate::certificate::{IssuingCa, SshCa};
+use crate::audit::{
+    Actor, Checkpoint, Decision, Event, Log, Reader, RecordedCertificate, Refused, Slot,
+};
 use crate::identity::{self, Directory, ReplayGuard, Requester, SignedRequest, Unidentified, User};
+use crate::keys::KeyStore;
 use crate::model::{Timestamp, TrustBundle};
 use crate::policy::{AdminAction, PolicySet, Verdict};
 use crate::witness::Witnesses;
+use in_force::Keys;
 use throttle::Throttle;
 
 /// A certificate authority at work.
 pub struct Authority {
-    ssh_user: SshCa,
-    ssh_host: SshCa,
-    x509: IssuingCa,
-    trust: TrustBundle,
-    /// What requests must be addressed to: the fingerprints of the root certificates.
-    audiences: Vec<String>,
-    /// The fingerprint of the issuing CA's certificate, for the log.
-    x509_fingerprint: String,
+    /// The CA keys. Changed by the log alone, once a change is on disk.
+    keys: Keys,
+    /// Where new ones are kept.
+    key_store: KeyStore,
     policy: PolicySet,
     /// Changed by the log alone, once a change is on disk.
     directory: Arc<RwLock<Directory>>,
@@ -73,14 +74,19 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// The fingerprint that clients pin.
-    pub fn fingerprint(&self) -> &str {
-        &self.audiences[0]
+    /// The fingerprint that clients pin: that of the root certificate whose key signs.
+    pub fn fingerprint(&self) -> String {
+        self.keys.now().audiences[0].clone()
     }
 
     /// The public keys that hosts, databases and clients must trust.
-    pub fn trust(&self) -> &TrustBundle {
-        &self.trust
+    pub fn trust(&self) -> TrustBundle {
+        self.keys.now().trust.clone()
+    }
+
+    /// Tells of each change of the CA keys from now on.
+    pub fn key_changes(&self) -> watch::Receiver<()> {
+        self.keys.changes()
     }
 
     /// The newest checkpoint, from now on. It changes with each commit.
@@ -114,7 +120,7 @@ impl Authority {
     ) -> Result<Requester, Refusal> {
         let found = identity::identify(
             request,
-            &self.audiences,
+            &self.keys.now().audiences,
             source,
             &self.directory(),
             &self.replays,
@@ -237,6 +243,43 @@ impl Authority {
         let requester = self.identify(request, source, now).await?;
         let decision = self.permit(&requester, request, action, now).await?;
         Ok((requester, decision))
+    }
+
+    /// One change of what the log rebuilds: checked, logged and taken in, with no other in between.
+    /// `hold` gives what is let go when its outcome is certain.
+    async fn change<T>(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        action: AdminAction,
+        make: impl FnOnce(Actor) -> Result<(T, Event), Refusal>,
+        hold: impl FnOnce(&Event) -> Option<Box<dyn Send>>,
+    ) -> Result<T, Refusal> {
+        let now = now();
+        let mut requester = self.identify(request, source, now).await?;
+        let alone = Arc::clone(&self.changes).lock_owned().await;
+        // Whoever was first may have disabled the requester or removed the key.
+        requester.groups = match self.accepted(&requester, |user| user.groups.clone()) {
+            Ok(groups) => groups,
+            Err(refusal) => {
+                return Err(self.unidentified(request, source, refusal, now).await?);
+            }
+        };
+        self.permit(&requester, request, action, now).await?;
+        let (made, event) = match make(requester.actor.clone()) {
+            Ok(made) => made,
+            Err(refusal) => {
+                return Err(self
+                    .refuse(&requester, request, None, None, refusal, now)
+                    .await);
+            }
+        };
+        let held = Box::new((hold(&event), alone));
+        self.log
+            .reserve(now)?
+            .commit_holding(event, Some(spent(&requester)), Some(held))
+            .await?;
+        Ok(made)
     }
 
     /// Has policy decide on an administrative act.

@@ -3,13 +3,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::home::{Home, HomeError};
+use super::in_force::{self, InForce, Keys, Open, StepError};
+use super::init::public_fingerprint;
 use super::throttle::Throttle;
 use super::{Authority, now};
 use crate::audit::{Entry, Event, Log, LogError, NoteSigner, Reader, StoreError, VerifierKey};
-use crate::certificate::{CertificateError, IssuingCa, SshCa, fingerprint_of_pem};
+use crate::certificate::CertificateError;
 use crate::identity::{Directory, ReplayGuard};
-use crate::keys::{self, KeyKind, KeyStore, Passphrase};
-use crate::model::{Timestamp, TrustBundle};
+use crate::keys::{self, KeyStore, Keyring, Passphrase};
+use crate::model::{EntryIndex, KeyId, KeyKind, Timestamp};
 use crate::policy::{PolicyError, PolicySet};
 use crate::witness::Witnesses;
 
@@ -39,40 +41,45 @@ impl Authority {
         let mut directory = Directory::default();
         let shared = Arc::new(RwLock::default());
         let live = Arc::clone(&shared);
-        let mut introduced = BTreeMap::new();
+        let (mut keyring, mut cross) = (Keyring::default(), BTreeMap::new());
+        let (mut trust_version, mut no_step) = (EntryIndex(0), None);
         let mut last_policy_set = None;
         let each = |entry: Entry| {
             directory.apply(&entry);
+            if entry.event.changes_ca_keys() {
+                trust_version = entry.index;
+                if let Err(error) = in_force::take(&mut keyring, &mut cross, &entry) {
+                    no_step.get_or_insert((entry.index, error));
+                }
+            }
             match entry.event {
                 Event::AuthorityCreated { keys, .. } => {
-                    introduced.extend(keys.into_iter().map(|key| (key.purpose, key.public)));
+                    let keys = keys
+                        .into_iter()
+                        .filter_map(|key| Some((key.purpose.parse().ok()?, key.public)));
+                    keyring = Keyring::new(keys, entry.time);
                 }
                 Event::PolicyLoaded { policy_set, .. } => last_policy_set = Some(policy_set),
                 _ => {}
             }
         };
-        let log_key = KeyStore::public_in(&home.keys(), KeyKind::Log)?;
+        let log_id = KeyId::first(KeyKind::Log);
+        let log_key = KeyStore::public_in(&home.keys(), log_id)?;
         let verifier: VerifierKey = log_key.parse().map_err(|_| OpenError::LogKey)?;
         let mut opened = Log::open(&home.database(), &verifier, now, each)?;
         *shared.write().unwrap_or_else(PoisonError::into_inner) = directory;
+        if let Some((index, source)) = no_step {
+            return Err(OpenError::NoStep { index, source });
+        }
         let reader = Reader::open(&home.database())?;
 
         let store = KeyStore::open(&home.keys(), passphrase)?;
-        let known = |kind: KeyKind, public: &str| match introduced.get(kind.as_str()) {
-            Some(expected) if expected == public.trim_end() => Ok(()),
-            _ => Err(OpenError::UnknownKey { kind }),
-        };
-        let ssh_user = open_ssh(&store, KeyKind::SshUser, known)?;
-        let ssh_host = open_ssh(&store, KeyKind::SshHost, known)?;
-        let issuing = store.signer(KeyKind::X509Issuing)?;
-        known(KeyKind::X509Issuing, &issuing.public)?;
-        let x509_fingerprint = fingerprint_of_pem(&issuing.public)?;
-        let x509 = IssuingCa::new(&issuing.public, issuing.signer)?;
-        // The root only ever signs issuing CAs: its key stays sealed.
-        let root = store.public(KeyKind::X509Root)?;
-        known(KeyKind::X509Root, &root)?;
-        known(KeyKind::Log, &log_key)?;
-        let signer = NoteSigner::open(&store.signer(KeyKind::Log)?).ok_or(OpenError::LogKey)?;
+        let open = open_keys(&store, &keyring, &opened.last_expiries)?;
+        let in_force =
+            InForce::new(keyring, &open, cross, trust_version).map_err(OpenError::Certificate)?;
+        let signer = NoteSigner::open(&store.signer(log_id)?).ok_or(OpenError::LogKey)?;
+        let keys = Keys::new(in_force, open);
+        let live_keys = keys.clone();
 
         let replays = ReplayGuard::new(std::mem::take(&mut opened.nonces), opened.forgotten, now);
         let (restored, forgotten) = (opened.restored, opened.forgotten);
@@ -81,6 +88,7 @@ impl Authority {
             live.write()
                 .unwrap_or_else(PoisonError::into_inner)
                 .apply(entry);
+            live_keys.apply(entry);
         })?;
         if clock == Clock::IsRight
             && let Some(newest) = log.correct_clock(now)
@@ -114,17 +122,8 @@ impl Authority {
         };
         log.reserve(now)?.commit(started, None).await?;
         Ok(Self {
-            trust: TrustBundle {
-                ssh_user: vec![openssh(&ssh_user)?],
-                ssh_host: vec![openssh(&ssh_host)?],
-                x509: vec![root.clone()],
-                log: log_key.trim_end().to_owned(),
-            },
-            ssh_user,
-            ssh_host,
-            x509,
-            audiences: vec![fingerprint_of_pem(&root)?],
-            x509_fingerprint,
+            keys,
+            key_store: store,
             policy,
             directory: shared,
             changes: Arc::default(),
@@ -181,23 +180,32 @@ fn pieces(text: &str) -> Vec<&str> {
     pieces
 }
 
-fn open_ssh(
+/// Opens the keys that sign or are about to. What lies beside each must be what the log introduced.
+/// The roots' keys stay sealed: they only ever sign issuing CAs.
+fn open_keys(
     store: &KeyStore,
-    kind: KeyKind,
-    known: impl Fn(KeyKind, &str) -> Result<(), OpenError>,
-) -> Result<SshCa, OpenError> {
-    let opened = store.signer(kind)?;
-    let ca = SshCa::new(opened.signer)?;
-    // What signs must be what the file beside it says, and what the log introduced.
-    if openssh(&ca)? != opened.public.trim_end() {
-        return Err(OpenError::UnknownKey { kind });
+    keyring: &Keyring,
+    last_expiries: &BTreeMap<String, Timestamp>,
+) -> Result<Open, OpenError> {
+    let open = Open::default();
+    for (id, key) in keyring.iter() {
+        if !key.state.is_trusted() {
+            continue;
+        }
+        if store.public(id)?.trim_end() != key.public {
+            return Err(OpenError::UnknownKey { id });
+        }
+        let signs = matches!(
+            id.kind,
+            KeyKind::SshUser | KeyKind::SshHost | KeyKind::X509Issuing
+        );
+        if signs {
+            let last_expiry = last_expiries.get(&public_fingerprint(&key.public)?);
+            let signer = store.signer(id)?.signer;
+            open.add(id, signer, last_expiry.copied().unwrap_or_default());
+        }
     }
-    known(kind, &opened.public)?;
-    Ok(ca)
-}
-
-fn openssh(ca: &SshCa) -> Result<String, CertificateError> {
-    Ok(ca.public_key().to_openssh()?)
+    Ok(open)
 }
 
 /// Why a home can't be opened.
@@ -211,12 +219,20 @@ pub enum OpenError {
     Keys(#[from] keys::StoreError),
     /// A key is not the one that the log introduced.
     #[error(
-        "the {kind} key in keys/ is not the one that the audit log introduced: restore keys/ and \
+        "the key {id} in keys/ is not the one that the audit log introduced: restore keys/ and \
          hallpass.db from the same backup"
     )]
     UnknownKey {
         /// Which.
-        kind: KeyKind,
+        id: KeyId,
+    },
+    /// The log tells of a step that a CA key can't have taken.
+    #[error("entry {index} of the audit log can't follow those before it: {source}")]
+    NoStep {
+        /// Which entry.
+        index: EntryIndex,
+        /// Why.
+        source: StepError,
     },
     /// The log's key is none, or not the one beside it.
     #[error(

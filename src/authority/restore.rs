@@ -12,8 +12,8 @@ use super::home::Home;
 use super::{InitError, now};
 use crate::audit::{Snapshot, StoreError, VerifierKey};
 use crate::identity::ReplayGuard;
-use crate::keys::{KeyKind, KeyStore, SignError, random_bytes};
-use crate::model::Timestamp;
+use crate::keys::{KeyStore, SignError, random_bytes};
+use crate::model::{KeyId, KeyKind, Timestamp};
 
 /// What a home was made of.
 pub struct Restored {
@@ -52,7 +52,7 @@ impl Home {
 
         home.check_whole()
             .map_err(|error| RestoreError::damaged(backup, error))?;
-        let key = KeyStore::public_in(&home.keys(), KeyKind::Log)
+        let key = KeyStore::public_in(&home.keys(), KeyId::first(KeyKind::Log))
             .ok()
             .and_then(|key| key.parse::<VerifierKey>().ok())
             .ok_or_else(|| RestoreError::damaged(backup, "it has no key of the log"))?;

@@ -16,7 +16,7 @@ impl Authority {
     /// # Errors
     /// When that can't be read.
     pub fn with_witnesses(mut self, witnesses: Witnesses) -> Result<Self, OpenError> {
-        let key: VerifierKey = self.trust.log.parse().map_err(|_| OpenError::LogKey)?;
+        let key: VerifierKey = self.trust().log.parse().map_err(|_| OpenError::LogKey)?;
         witnesses.restore(&self.reader, &key)?;
         self.witnesses = witnesses;
         Ok(self)

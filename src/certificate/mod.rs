@@ -13,8 +13,8 @@ pub use issuer::{IssuerError, Issuers};
 pub use ssh::{SshCa, SshHostGrant, SshUserGrant, parse_public_key};
 pub use subject::{CsrSubject, SubjectError, check_ssh_key};
 pub use x509::{
-    ClientGrant, IssuingCa, ServerGrant, fingerprint, fingerprint_of_pem, issuing_certificate,
-    root_certificate,
+    ClientGrant, IssuingCa, ServerGrant, cross_certificate, fingerprint, fingerprint_of_pem,
+    is_issued_by, issuing_certificate, root_certificate,
 };
 
 use crate::model::{HostTtl, Timestamp, Ttl};

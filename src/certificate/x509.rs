@@ -26,6 +26,8 @@ const OID_ROLE: [u64; 4] = [2, 5, 4, 72];
 /// `description`, RFC 4519 section 2.5: purpose and entry.
 const OID_DESCRIPTION: [u64; 4] = [2, 5, 4, 13];
 
+const ROOT_TITLE: &str = "Hallpass Root CA";
+
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const ROOT_LIFE: Duration = Duration::from_secs(20 * YEAR.as_secs());
 const ISSUING_LIFE: Duration = Duration::from_secs(5 * YEAR.as_secs());
@@ -216,7 +218,7 @@ pub fn root_certificate(
     now: Timestamp,
 ) -> Result<String, CertificateError> {
     let key = CaKey(signer);
-    let params = ca_params("Hallpass Root CA", &key, serial, now, ROOT_LIFE, 1);
+    let params = ca_params(ROOT_TITLE, &key, serial, now, ROOT_LIFE, 1);
     Ok(params.self_signed(&key)?.pem())
 }
 
@@ -236,6 +238,46 @@ pub fn issuing_certificate(
     let mut params = ca_params("Hallpass Issuing CA", &key, serial, now, ISSUING_LIFE, 0);
     params.use_authority_key_identifier_extension = true;
     Ok(params.signed_by(&key, &issuer)?.pem())
+}
+
+/// Makes the certificate of a new root's key by an older root's, in PEM, for those who only know the
+/// older.
+///
+/// # Errors
+/// When it can't be encoded or signed, or the older root's certificate can't be read.
+pub fn cross_certificate(
+    old_pem: &str,
+    old: Arc<Signer>,
+    new: Arc<Signer>,
+    serial: Serial,
+    now: Timestamp,
+) -> Result<String, CertificateError> {
+    let issuer = Issuer::from_ca_cert_pem(old_pem, CaKey(old))?;
+    let key = CaKey(new);
+    let mut params = ca_params(ROOT_TITLE, &key, serial, now, ISSUING_LIFE, 1);
+    params.use_authority_key_identifier_extension = true;
+    Ok(params.signed_by(&key, &issuer)?.pem())
+}
+
+/// Whether a CA's certificate was signed by another's key.
+///
+/// # Errors
+/// When one of them can't be read.
+pub fn is_issued_by(pem: &str, issuer_pem: &str) -> Result<bool, CertificateError> {
+    let (der, issuer_der) = (
+        certificate_from_pem(pem)?,
+        certificate_from_pem(issuer_pem)?,
+    );
+    let read = |der| match x509_parser::parse_x509_certificate(der) {
+        Ok((_, certificate)) => Ok(certificate),
+        Err(_) => Err(CertificateError::CaCertificate(
+            "it is not an X.509 certificate",
+        )),
+    };
+    let (certificate, issuer) = (read(&der)?, read(&issuer_der)?);
+    Ok(certificate
+        .verify_signature(Some(issuer.public_key()))
+        .is_ok())
 }
 
 /// A certificate's fingerprint: `SHA256:` and the unpadded base64 of the SHA-256 of its DER, as

@@ -148,6 +148,7 @@ impl From<SessionError> for Failure {
             SessionError::Subject(error) => error.into(),
             SessionError::Runtime(error) => error.into(),
             SessionError::File(error) => error.into(),
+            SessionError::Config(error) => error.into(),
             SessionError::Occupied { .. } => Self::output(error),
         }
     }

@@ -10,6 +10,7 @@ mod failure;
 mod host_cert;
 mod init;
 mod inspect;
+mod key;
 mod man;
 mod output;
 mod passphrase;
@@ -75,6 +76,8 @@ enum Command {
     #[command(subcommand)]
     User(user::Command),
     #[command(subcommand)]
+    Key(key::Command),
+    #[command(subcommand)]
     Audit(audit::Command),
     Backup(backup::Backup),
     Restore(backup::Restore),
@@ -127,6 +130,7 @@ pub fn run() -> ExitCode {
         Command::Trust(args) => trust::run(args),
         Command::HostCert(command) => host_cert::run(command),
         Command::User(command) => user::run(command),
+        Command::Key(command) => key::run(command),
         Command::Audit(command) => audit::run(command),
         Command::Backup(args) => backup::back_up(args),
         Command::Restore(args) => backup::restore(args),

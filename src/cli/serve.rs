@@ -98,7 +98,7 @@ async fn serve(
         .local_addr()
         .map_err(|error| Failure::internal(error.to_string()))?;
     let authority = Arc::new(authority);
-    let fingerprint = authority.fingerprint().to_owned();
+    let fingerprint = authority.fingerprint();
     let options = Options {
         names: config.names,
         certificate_ttl: HostTtl::from_secs(ServerTls::TTL.as_secs())

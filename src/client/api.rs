@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use ureq::http::{Request, Response};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use super::{Connection, KeyError, ServerUrl, SigningKey, now};
 use crate::audit::VerifierKey;
@@ -209,12 +209,17 @@ impl Api {
     }
 }
 
-/// Speaks TLS 1.3 with servers that have a certificate under that root, and with no others.
+/// Speaks TLS 1.3 with servers that have a certificate under one of these roots, and with no others.
 pub(super) fn agent(root_pem: &str) -> ureq::Agent {
-    let root = Certificate::from_pem(root_pem.as_bytes());
+    // Without a root that can be read, no server is trusted.
+    let roots = parse_pem(root_pem.as_bytes())
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(root)) => Some(root),
+            _ => None,
+        })
+        .collect();
     let tls = TlsConfig::builder()
-        // Without a root that can be read, no server is trusted.
-        .root_certs(RootCerts::Specific(Arc::new(root.into_iter().collect())))
+        .root_certs(RootCerts::Specific(Arc::new(roots)))
         .unversioned_rustls_crypto_provider(Arc::new(tls13_provider()))
         .build();
     ureq::Agent::config_builder()

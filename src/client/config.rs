@@ -4,12 +4,14 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 
 use super::files::{self, FileError};
 use super::{Pin, ServerUrl};
 use crate::audit::VerifierKey;
-use crate::certificate::fingerprint_of_pem;
+use crate::certificate::fingerprint;
 use crate::model::{Timestamp, TrustBundle};
 
 /// The folder that holds what `hallpass connect` found out. No secrets.
@@ -23,7 +25,7 @@ pub struct Connection {
     pub url: ServerUrl,
     /// The fingerprint of the CA's root certificate.
     pub pin: Pin,
-    /// That certificate in PEM.
+    /// The root certificates that are trusted, that one among them, in PEM.
     pub root_pem: String,
     /// The key that signs the checkpoints of the CA's log.
     pub log_key: VerifierKey,
@@ -68,7 +70,7 @@ impl ConfigFolder {
         self.0.join("client.toml")
     }
 
-    /// `root.pem`: the CA's root certificate.
+    /// `root.pem`: the CA's root certificates.
     pub fn root_pem(&self) -> PathBuf {
         self.0.join("root.pem")
     }
@@ -115,7 +117,7 @@ impl ConfigFolder {
             path: path.clone(),
             source,
         })?;
-        if fingerprint_of_pem(&root_pem).ok().as_deref() != Some(stored.fingerprint.as_str()) {
+        if !certificates(&root_pem).any(|root| root == stored.fingerprint.as_str()) {
             return Err(ConfigError::WrongRoot { path });
         }
         Ok(Connection {
@@ -142,6 +144,10 @@ impl ConfigFolder {
             _ => {}
         }
         files::replace(&self.root_pem(), connection.root_pem.as_bytes())?;
+        self.store_toml(connection)
+    }
+
+    fn store_toml(&self, connection: &Connection) -> Result<(), FileError> {
         let path = self.client_toml();
         let text = toml::to_string(&ClientToml {
             url: connection.url.clone(),
@@ -151,6 +157,36 @@ impl ConfigFolder {
         })
         .map_err(|error| FileError::new(&path, io::Error::other(error)))?;
         files::replace(&path, text.as_bytes())
+    }
+
+    /// Takes in what the CA says is to be trusted, when that is not known yet.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn take_trust(&self, trust: &TrustBundle) -> Result<(), ConfigError> {
+        self.trust_hosts(trust)?;
+        Ok(self.trust_roots(trust)?)
+    }
+
+    /// A new root is trusted as soon as the CA says so, and pinned once it signs: it stands first. At
+    /// each moment, what is on disk fits together.
+    fn trust_roots(&self, trust: &TrustBundle) -> Result<(), ConfigError> {
+        let known = self.load()?;
+        let roots = trust.x509.concat();
+        let first = certificates(&roots).next();
+        let Some(pin) = first.and_then(|root| root.parse::<Pin>().ok()) else {
+            return Ok(());
+        };
+        if known.root_pem == roots && known.pin.as_str() == pin.as_str() {
+            return Ok(());
+        }
+        if known.pin.as_str() != pin.as_str() {
+            let both = format!("{roots}{}", known.root_pem);
+            files::replace(&self.root_pem(), both.as_bytes())?;
+            self.store_toml(&Connection { pin, ..known })?;
+        }
+        files::replace(&self.root_pem(), roots.as_bytes())?;
+        Ok(())
     }
 
     /// Makes `known_hosts` say what the CA says, when it does not yet.
@@ -197,6 +233,13 @@ impl ConfigFolder {
     }
 }
 
+/// The fingerprints of certificates in PEM.
+fn certificates(pem: &str) -> impl Iterator<Item = String> {
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .filter_map(Result::ok)
+        .map(|certificate| fingerprint(&certificate))
+}
+
 /// What is wrong with the client's configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -228,9 +271,12 @@ pub enum ConfigError {
         /// What and where.
         detail: String,
     },
+    /// What the CA says can't be kept.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The certificate is not the one that is pinned.
     #[error(
-        "{path} is not the certificate whose fingerprint is in client.toml: run `hallpass connect` \
+        "{path} has no certificate with the fingerprint in client.toml: run `hallpass connect` \
          again"
     )]
     WrongRoot {

@@ -9,8 +9,8 @@ use ring::digest::{Context, SHA256};
 use super::held::{Held, Place};
 use super::runtime::Runtime;
 use super::{
-    Api, ApiError, ConfigFolder, FileError, History, HistoryError, RuntimeError, Subject,
-    SubjectKeyError, agent, api, now,
+    Api, ApiError, ConfigError, ConfigFolder, FileError, History, HistoryError, RuntimeError,
+    Subject, SubjectKeyError, agent, api, now,
 };
 use crate::identity::possession_message;
 use crate::model::{
@@ -216,7 +216,7 @@ impl<'a> Sessions<'a> {
             self.api.post("/v1/certificates/x509", &body)?
         };
         History::new(self.folder, self.api).check_receipt(&answer)?;
-        self.folder.trust_hosts(&answer.trust)?;
+        self.folder.take_trust(&answer.trust)?;
         Ok(answer)
     }
 
@@ -288,6 +288,9 @@ pub enum SessionError {
     /// A file can't be written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// What is kept of the CA does not fit together.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// Something else is there.
     #[error(
         "{path} exists and is not from an earlier `hallpass request`: move it away, or choose \

@@ -14,6 +14,7 @@ use utoipa::{IntoParams, OpenApi as _};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::keys;
 use super::log;
 use super::problem::Problem;
 use super::signed::Signed;
@@ -86,6 +87,7 @@ fn api() -> OpenApiRouter<Arc<Authority>> {
         .routes(routes!(entries))
         .routes(routes!(entry))
         .routes(routes!(entry_of_serial))
+        .merge(keys::api())
         .merge(log::api())
         .merge(tail::api())
 }
@@ -123,7 +125,7 @@ async fn readyz(State(authority): Shared) -> Response {
 /// The public CA keys that hosts, databases and clients must trust.
 #[utoipa::path(get, path = "/v1/trust", responses((status = 200, body = TrustBundle)))]
 async fn trust(State(authority): Shared) -> Json<TrustBundle> {
-    Json(authority.trust().clone())
+    Json(authority.trust())
 }
 
 /// Who the server takes the caller for.
@@ -410,6 +412,6 @@ mod tests {
         ] {
             assert!(paths.contains_key(path), "{path}");
         }
-        assert_eq!(paths.len(), 30);
+        assert_eq!(paths.len(), 36);
     }
 }

@@ -73,19 +73,23 @@ impl ServerTls {
         Ok(config)
     }
 
-    /// Renews the certificate at half its life, for ever. When a renewal fails, the old one stays
-    /// and it is tried again.
+    /// Renews the certificate at half its life and when the CA keys change, for ever. When a renewal
+    /// fails, the old one stays and it is tried again.
     pub async fn keep_fresh(self) {
         let half = self.ttl.duration() / 2;
         let tick = half.min(Self::TICK);
         let mut renew_at = SystemTime::now() + half;
+        let mut keys = self.authority.key_changes();
         loop {
             // By the wall clock, since clients judge by theirs: a timer stands still while the
             // machine sleeps.
-            tokio::time::sleep(tick).await;
+            let other_keys = tokio::select! {
+                () = tokio::time::sleep(tick) => false,
+                changed = keys.changed() => changed.is_ok(),
+            };
             let now = SystemTime::now();
             // Also when the clock was set back.
-            if now < renew_at && now + half >= renew_at {
+            if !other_keys && now < renew_at && now + half >= renew_at {
                 continue;
             }
             match issue(&self.authority, &self.names, self.ttl).await {
@@ -95,6 +99,7 @@ impl ServerTls {
                 }
                 Err(error) => {
                     tracing::error!(%error, "the server's certificate was not renewed");
+                    renew_at = now;
                 }
             }
         }

@@ -1,8 +1,9 @@
-//! CA keys and their life: generate, seal, open, sign.
+//! CA keys and their life: generate, seal, open, sign, rotate.
 //!
 //! A [`Signer`] is a key that can be used but not read. On disk a key is always sealed; opened,
 //! it lives in one locked page that is zeroized when it goes.
 
+mod keyring;
 mod locked;
 mod ownership;
 mod passphrase;
@@ -11,9 +12,10 @@ mod seal;
 mod signer;
 mod store;
 
+pub use keyring::{CaKey, Keyring, NewKey, NoStep, Step};
 pub use ownership::{is_ours_to_change, is_private};
 pub use passphrase::{Passphrase, PassphraseError};
 pub use process::protect_memory;
 pub use seal::SealError;
 pub use signer::{KeyAlgorithm, SignError, Signer, random_bytes};
-pub use store::{KeyKind, KeyStore, OpenedKey, StoreError};
+pub use store::{KeyStore, OpenedKey, StoreError};

@@ -9,19 +9,20 @@ use age::{scrypt, x25519};
 use zeroize::Zeroizing;
 
 use super::Passphrase;
+use super::locked::{Locked, scrubbed};
 
 /// scrypt's N as a power of two: 128 MiB and about 0.3 s a guess.
 const WORK_FACTOR: u8 = 17;
 
 /// Opens what was sealed to its recipient.
-pub(super) struct Unsealer(x25519::Identity);
+pub(super) struct Unsealer(Locked<x25519::Identity>);
 
 /// Seals, and can't open.
 pub(super) struct Sealer(x25519::Recipient);
 
 impl Unsealer {
     pub(super) fn generate() -> Self {
-        Self(x25519::Identity::generate())
+        scrubbed(|| Self(Locked::new(x25519::Identity::generate())))
     }
 
     /// Opens a sealed identity.
@@ -37,9 +38,11 @@ impl Unsealer {
             },
         )?);
         let text = std::str::from_utf8(&text).map_err(|_| SealError::Damaged)?;
-        x25519::Identity::from_str(text)
-            .map(Self)
-            .map_err(|_| SealError::Damaged)
+        scrubbed(|| {
+            x25519::Identity::from_str(text)
+                .map(|identity| Self(Locked::new(identity)))
+                .map_err(|_| SealError::Damaged)
+        })
     }
 
     /// This identity, sealed with the passphrase.
@@ -55,7 +58,7 @@ impl Unsealer {
     }
 
     pub(super) fn unseal(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        age::decrypt(&self.0, sealed)
+        age::decrypt(&*self.0, sealed)
             .map(Zeroizing::new)
             .map_err(|_| SealError::Damaged)
     }

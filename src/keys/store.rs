@@ -1,4 +1,3 @@
-use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -8,66 +7,23 @@ use std::sync::Arc;
 use super::is_private;
 use super::seal::{Sealer, Unsealer};
 use super::{KeyAlgorithm, Passphrase, SealError, SignError, Signer};
+use crate::model::{KeyId, KeyKind};
 
-/// What a key signs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum KeyKind {
-    /// SSH user certificates.
-    SshUser,
-    /// SSH host certificates.
-    SshHost,
-    /// The issuing CA's certificate.
-    X509Root,
-    /// Client and server certificates.
-    X509Issuing,
-    /// The audit log's checkpoints.
-    Log,
-    /// A witness's cosignatures. It is in the witness's own home, never in a CA's.
-    Witness,
-}
-
-impl KeyKind {
-    /// Every kind that a CA has.
-    pub const ALL: [Self; 5] = [
-        Self::SshUser,
-        Self::SshHost,
-        Self::X509Root,
-        Self::X509Issuing,
-        Self::Log,
-    ];
-
-    /// Its name in files, the log and the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::SshUser => "ssh-user",
-            Self::SshHost => "ssh-host",
-            Self::X509Root => "x509-root",
-            Self::X509Issuing => "x509-issuing",
-            Self::Log => "log",
-            Self::Witness => "witness",
+fn algorithm(kind: KeyKind) -> KeyAlgorithm {
+    match kind {
+        KeyKind::SshUser | KeyKind::SshHost | KeyKind::Log | KeyKind::Witness => {
+            KeyAlgorithm::Ed25519
         }
-    }
-
-    fn algorithm(self) -> KeyAlgorithm {
-        match self {
-            Self::SshUser | Self::SshHost | Self::Log | Self::Witness => KeyAlgorithm::Ed25519,
-            Self::X509Root | Self::X509Issuing => KeyAlgorithm::EcdsaP256,
-        }
-    }
-
-    /// The ending of the file that holds the public part.
-    fn public_ending(self) -> &'static str {
-        match self {
-            Self::SshUser | Self::SshHost => "pub",
-            Self::X509Root | Self::X509Issuing => "pem",
-            Self::Log | Self::Witness => "vkey",
-        }
+        KeyKind::X509Root | KeyKind::X509Issuing => KeyAlgorithm::EcdsaP256,
     }
 }
 
-impl fmt::Display for KeyKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+/// The ending of the file that holds the public part.
+fn public_ending(kind: KeyKind) -> &'static str {
+    match kind {
+        KeyKind::SshUser | KeyKind::SshHost => "pub",
+        KeyKind::X509Root | KeyKind::X509Issuing => "pem",
+        KeyKind::Log | KeyKind::Witness => "vkey",
     }
 }
 
@@ -148,25 +104,27 @@ impl KeyStore {
         })
     }
 
-    /// Generates a key and writes it sealed, with the public part that `public` makes of it.
+    /// Generates a key and writes it sealed, with the public part that `public` makes of it. Takes
+    /// the place of what a crash left behind, which the log never heard of and nobody trusts: the
+    /// caller sees to it that no key of that id is known.
     ///
     /// # Errors
-    /// When there is such a key already or it can't be written.
+    /// When it can't be written.
     pub fn generate<E: From<StoreError>>(
         &self,
-        kind: KeyKind,
+        id: KeyId,
         public: impl FnOnce(&Arc<Signer>) -> Result<String, E>,
     ) -> Result<OpenedKey, E> {
-        let document = kind.algorithm().generate().map_err(StoreError::from)?;
-        let signer = Signer::from_pkcs8(kind.algorithm(), &document)
+        let document = algorithm(id.kind).generate().map_err(StoreError::from)?;
+        let signer = Signer::from_pkcs8(algorithm(id.kind), &document)
             .map(Arc::new)
             .ok_or(StoreError::Randomness(SignError))?;
         let public = public(&signer)?;
-        let path = self.sealed_path(kind);
+        let path = self.sealed_path(id);
         let sealed = self.sealer.seal(&document).map_err(sealing(&path))?;
-        write_new(&path, 0o600, &sealed)?;
-        let public_path = self.public_path(kind);
-        write_new(&public_path, 0o644, public.as_bytes())?;
+        write(&path, 0o600, &sealed)?;
+        let public_path = self.public_path(id);
+        write(&public_path, 0o644, public.as_bytes())?;
         Ok(OpenedKey {
             signer,
             public,
@@ -178,20 +136,20 @@ impl KeyStore {
     ///
     /// # Errors
     /// When a file of it is missing, damaged or readable by others.
-    pub fn signer(&self, kind: KeyKind) -> Result<OpenedKey, StoreError> {
-        let path = self.sealed_path(kind);
+    pub fn signer(&self, id: KeyId) -> Result<OpenedKey, StoreError> {
+        let path = self.sealed_path(id);
         let document = self
             .unsealer
             .unseal(&read_private(&path)?)
             .map_err(sealing(&path))?;
-        let signer = Signer::from_pkcs8(kind.algorithm(), &document)
+        let signer = Signer::from_pkcs8(algorithm(id.kind), &document)
             .map(Arc::new)
             .ok_or(SealError::Damaged)
             .map_err(sealing(&path))?;
         Ok(OpenedKey {
             signer,
-            public: self.public(kind)?,
-            public_path: self.public_path(kind),
+            public: self.public(id)?,
+            public_path: self.public_path(id),
         })
     }
 
@@ -199,30 +157,30 @@ impl KeyStore {
     ///
     /// # Errors
     /// When the file can't be read.
-    pub fn public(&self, kind: KeyKind) -> Result<String, StoreError> {
-        Self::public_in(&self.folder, kind)
+    pub fn public(&self, id: KeyId) -> Result<String, StoreError> {
+        Self::public_in(&self.folder, id)
     }
 
     /// The same without the passphrase.
     ///
     /// # Errors
     /// When the file can't be read.
-    pub fn public_in(folder: &Path, kind: KeyKind) -> Result<String, StoreError> {
-        let path = public_path(folder, kind);
+    pub fn public_in(folder: &Path, id: KeyId) -> Result<String, StoreError> {
+        let path = public_path(folder, id);
         fs::read_to_string(&path).map_err(|source| unreadable(&path, source))
     }
 
-    fn sealed_path(&self, kind: KeyKind) -> PathBuf {
-        self.folder.join(format!("{kind}-1.age"))
+    fn sealed_path(&self, id: KeyId) -> PathBuf {
+        self.folder.join(format!("{id}.age"))
     }
 
-    fn public_path(&self, kind: KeyKind) -> PathBuf {
-        public_path(&self.folder, kind)
+    fn public_path(&self, id: KeyId) -> PathBuf {
+        public_path(&self.folder, id)
     }
 }
 
-fn public_path(folder: &Path, kind: KeyKind) -> PathBuf {
-    folder.join(format!("{kind}-1.{}", kind.public_ending()))
+fn public_path(folder: &Path, id: KeyId) -> PathBuf {
+    folder.join(format!("{id}.{}", public_ending(id.kind)))
 }
 
 fn check_private(path: &Path) -> Result<(), StoreError> {
@@ -249,6 +207,24 @@ fn unreadable(path: &Path, source: io::Error) -> StoreError {
         io::ErrorKind::NotFound => StoreError::Missing { path },
         _ => StoreError::File { path, source },
     }
+}
+
+/// Writes a file whole or not at all and waits until it is on disk, its name included.
+fn write(path: &Path, mode: u32, content: &[u8]) -> Result<(), StoreError> {
+    let failed = |source| StoreError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let draft = path.with_added_extension("new");
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    write_new(&draft, mode, content)?;
+    fs::rename(&draft, path).map_err(failed)?;
+    File::open(path.parent().unwrap_or_else(|| Path::new(".")))
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed)
 }
 
 /// Writes a file that must not exist yet and waits until it is on disk, its name included.
@@ -342,14 +318,14 @@ mod tests {
         let right = passphrase("correct horse battery");
         let store = KeyStore::create(&home, &right).unwrap();
         let made = store
-            .generate(KeyKind::SshUser, |_| {
+            .generate(KeyId::first(KeyKind::SshUser), |_| {
                 Ok::<_, StoreError>("public".to_owned())
             })
             .unwrap();
 
         let opened = KeyStore::open(&home, &right)
             .unwrap()
-            .signer(KeyKind::SshUser)
+            .signer(KeyId::first(KeyKind::SshUser))
             .unwrap();
         assert_eq!(opened.signer.public_key(), made.signer.public_key());
         assert_eq!(opened.public, "public");
@@ -370,7 +346,7 @@ mod tests {
         fs::set_permissions(&sealed, PermissionsExt::from_mode(0o640)).unwrap();
         let exposed = KeyStore::open(&home, &right)
             .unwrap()
-            .signer(KeyKind::SshUser);
+            .signer(KeyId::first(KeyKind::SshUser));
         assert!(exposed.err().unwrap().to_string().contains("run chmod 600"));
         fs::set_permissions(&sealed, PermissionsExt::from_mode(0o600)).unwrap();
 
@@ -379,7 +355,7 @@ mod tests {
         fs::write(&sealed, bytes).unwrap();
         let damaged = KeyStore::open(&home, &right)
             .unwrap()
-            .signer(KeyKind::SshUser);
+            .signer(KeyId::first(KeyKind::SshUser));
         assert!(damaged.err().unwrap().to_string().contains("it is damaged"));
         fs::remove_dir_all(&home).unwrap();
     }

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{
-    EntryIndex, GroupName, HostName, HostTtl, Purpose, Reason, RoleName, Serial, Timestamp, Ttl,
-    UserName,
+    EntryIndex, GroupName, HostName, HostTtl, KeyId, KeyState, Purpose, Reason, RoleName, Serial,
+    Timestamp, Ttl, UserName,
 };
 
 /// Asks for an SSH user certificate.
@@ -113,6 +113,9 @@ pub struct Receipt {
 /// The public CA keys that hosts, databases and clients must trust now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TrustBundle {
+    /// The index of the log's entry that made it what it is. It only ever rises.
+    #[serde(default)]
+    pub version: u64,
     /// Keys that sign user certificates, for sshd's `TrustedUserCAKeys`.
     pub ssh_user: Vec<String>,
     /// Keys that sign host certificates, for `@cert-authority` in `known_hosts`.
@@ -121,6 +124,78 @@ pub struct TrustBundle {
     pub x509: Vec<String>,
     /// The verifier key of the audit log's checkpoints (C2SP signed-note).
     pub log: String,
+}
+
+/// A CA key and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeySummary {
+    /// Which key, such as `ssh-user-2`.
+    #[schema(value_type = String)]
+    pub key: KeyId,
+    /// `staged`, `active`, `retiring`, `retired`, `cancelled` or `revoked`.
+    #[schema(value_type = String)]
+    pub state: KeyState,
+    /// Since when (RFC 3339).
+    #[schema(value_type = String)]
+    pub since: Timestamp,
+    /// The fingerprint of the key or of its certificate; a verifier key as it is.
+    pub fingerprint: String,
+    /// An OpenSSH line, a certificate in PEM, or a verifier key.
+    pub public: String,
+    /// When the last certificate expires that it signed (RFC 3339), as far as it still counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub last_expiry: Option<Timestamp>,
+    /// What the next step waits for, one line each; empty when it can be taken.
+    #[serde(default)]
+    pub waits_for: Vec<String>,
+}
+
+/// Goes one step on with a CA key.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyStep {
+    /// Why it is done although not everything that it waits for has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub force: Option<Reason>,
+}
+
+/// A key that was revoked.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RevokedKey {
+    /// The key.
+    pub key: KeySummary,
+    /// What it signed that is still good where the key is still trusted, by requester.
+    pub living: Vec<LivingCertificate>,
+}
+
+/// A certificate that has not expired yet.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LivingCertificate {
+    /// Who asked for it; nobody for the server's own.
+    #[schema(value_type = Option<String>)]
+    pub requester: Option<UserName>,
+    /// The entry that records it.
+    #[schema(value_type = u64)]
+    pub entry: EntryIndex,
+    /// Its serial number, as a string.
+    #[schema(value_type = String)]
+    pub serial: Serial,
+    /// The SSH key id, or the X.509 subject.
+    pub key_id: String,
+    /// Until when it is good (RFC 3339).
+    #[schema(value_type = String)]
+    pub valid_before: Timestamp,
+}
+
+/// Revokes a CA key.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyRevocation {
+    /// Why.
+    #[schema(value_type = String)]
+    pub reason: Reason,
 }
 
 /// Enrols a user.

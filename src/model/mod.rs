@@ -4,6 +4,7 @@
 //! is a legal one, so nothing further down asks again.
 
 mod api;
+mod ca_key;
 mod delivery;
 mod duration;
 mod invalid;
@@ -16,10 +17,12 @@ mod timestamp;
 
 pub use api::{
     ArchiveAnswer, ArchiveRequest, ArchivedFile, AuditPage, CertificateAnswer, ConsistencyProof,
-    Health, HostCertificateRequest, Identity, InclusionProof, NewKey, NewUser, Problem,
-    PurposeSummary, RangeProof, Receipt, RoleSummary, Span, SshCertificateRequest, TrustBundle,
-    UserKey, UserSummary, X509CertificateRequest,
+    Health, HostCertificateRequest, Identity, InclusionProof, KeyRevocation, KeyStep, KeySummary,
+    LivingCertificate, NewKey, NewUser, Problem, PurposeSummary, RangeProof, Receipt, RevokedKey,
+    RoleSummary, Span, SshCertificateRequest, TrustBundle, UserKey, UserSummary,
+    X509CertificateRequest,
 };
+pub use ca_key::{KeyId, KeyKind, KeyState};
 pub use delivery::{Delivery, Endpoint, Receiver, WebhookUrl};
 pub use duration::{HostTtl, Ttl};
 pub use invalid::Invalid;

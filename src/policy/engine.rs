@@ -24,7 +24,7 @@ pub struct Engine {
     role: EntityTypeName,
     authority: EntityUid,
     request: EntityUid,
-    admin: [EntityUid; 4],
+    admin: [EntityUid; 5],
     asked: PreparedAsks,
     sources: PreparedSources,
 }
@@ -40,14 +40,17 @@ pub enum AdminAction {
     ReadLog,
     /// Move old entries of the audit log out of the database.
     ArchiveLog,
+    /// Rotate and revoke CA keys.
+    ManageKeys,
 }
 
 impl AdminAction {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::ManageUsers,
         Self::CertifyHosts,
         Self::ReadLog,
         Self::ArchiveLog,
+        Self::ManageKeys,
     ];
 
     /// Its name in the schema.
@@ -57,6 +60,7 @@ impl AdminAction {
             Self::CertifyHosts => "certify-hosts",
             Self::ReadLog => "read-log",
             Self::ArchiveLog => "archive-log",
+            Self::ManageKeys => "manage-keys",
         }
     }
 }

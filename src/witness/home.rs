@@ -12,8 +12,8 @@ use serde::Deserialize;
 use super::judging::Witness;
 use super::store::{Store, WitnessStoreError};
 use crate::audit::{IllegalKey, NoteKind, NoteSigner, VerifierKey};
-use crate::keys::{self, KeyKind, KeyStore, Passphrase, is_ours_to_change};
-use crate::model::Invalid;
+use crate::keys::{self, KeyStore, Passphrase, is_ours_to_change};
+use crate::model::{Invalid, KeyId, KeyKind};
 
 /// The folder that holds everything a witness is: its sealed key, what it cosigned, its
 /// configuration.
@@ -130,7 +130,7 @@ impl WitnessHome {
                 })?;
         }
         let keys = KeyStore::create(&self.keys(), passphrase)?;
-        let key = keys.generate(KeyKind::Witness, |signer| {
+        let key = keys.generate(KeyId::first(KeyKind::Witness), |signer| {
             NoteSigner::new(&name.0, NoteKind::Cosignature, Arc::clone(signer))
                 .map(|signer| format!("{}\n", signer.verifier()))
                 .ok_or(WitnessHomeError::Key)
@@ -206,7 +206,8 @@ impl WitnessHome {
         logs: Vec<VerifierKey>,
     ) -> Result<Witness, WitnessHomeError> {
         let store = Store::open(&self.database())?;
-        let key = KeyStore::open(&self.keys(), passphrase)?.signer(KeyKind::Witness)?;
+        let key =
+            KeyStore::open(&self.keys(), passphrase)?.signer(KeyId::first(KeyKind::Witness))?;
         let signer = NoteSigner::open(&key)
             .filter(|signer| signer.verifier().kind() == NoteKind::Cosignature)
             .ok_or(WitnessHomeError::Key)?;

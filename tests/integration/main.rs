@@ -20,6 +20,7 @@ mod independent;
 mod path;
 mod person;
 mod postgres_refuses;
+mod rotation;
 mod server;
 mod sshd_refuses;
 mod start;

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use hallpass::certificate::{ClientGrant, CsrSubject, IssuingCa, Validity};
 use hallpass::client::now;
-use hallpass::keys::{KeyKind, KeyStore, Passphrase};
+use hallpass::keys::{KeyStore, Passphrase};
 use hallpass::model::{EntryIndex, Serial};
+use hallpass::model::{KeyId, KeyKind};
 use zeroize::Zeroizing;
 
 use crate::support::{Ca, Folder, Home, P256, PASSPHRASE, Postgres, Ran, make_csr, wait_until};
@@ -25,7 +26,7 @@ impl Forger {
     fn with(home: &Home) -> Self {
         let passphrase = Passphrase::new(Zeroizing::new(PASSPHRASE.to_owned())).unwrap();
         let keys = KeyStore::open(&home.path().join("keys"), &passphrase).unwrap();
-        let issuing = keys.signer(KeyKind::X509Issuing).unwrap();
+        let issuing = keys.signer(KeyId::first(KeyKind::X509Issuing)).unwrap();
         let folder = Folder::new();
         make_csr(&folder, "client", &P256, &[]);
         Self {

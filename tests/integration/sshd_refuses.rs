@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use hallpass::certificate::{SshCa, SshHostGrant, SshUserGrant, Validity};
 use hallpass::client::now;
-use hallpass::keys::{KeyKind, KeyStore, Passphrase};
+use hallpass::keys::{KeyStore, Passphrase};
 use hallpass::model::{EntryIndex, Serial};
+use hallpass::model::{KeyId, KeyKind};
 use ssh_key::HashAlg;
 use zeroize::Zeroizing;
 
@@ -32,7 +33,7 @@ impl Forger {
         let passphrase = Passphrase::new(Zeroizing::new(PASSPHRASE.to_owned())).unwrap();
         let keys = KeyStore::open(&home.path().join("keys"), &passphrase).unwrap();
         Self {
-            ca: SshCa::new(keys.signer(kind).unwrap().signer).unwrap(),
+            ca: SshCa::new(keys.signer(KeyId::first(kind)).unwrap().signer).unwrap(),
             person: Person::stranger(),
         }
     }

@@ -1,5 +1,6 @@
 //! The writing side: one transaction for all that waits.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,8 @@ pub(in crate::audit) struct Row {
     role: Option<String>,
     purpose: Option<String>,
     serial: Option<Serial>,
+    /// The CA that signed its certificate, and until when that is good.
+    expiry: Option<(String, Timestamp)>,
     body: String,
     /// The file whose entries may be deleted from then on.
     archive: Option<Box<Archive>>,
@@ -50,6 +53,7 @@ pub(in crate::audit) struct Row {
 impl Row {
     pub(in crate::audit) fn new(entry: &Entry) -> Result<Self, LogError> {
         let request = entry.event.request();
+        let certificate = entry.event.certificate();
         let body =
             serde_json::to_string(entry).map_err(|error| LogError::Illegal(error.to_string()))?;
         if body.len() > LARGEST_ENTRY {
@@ -67,10 +71,9 @@ impl Row {
             subject: entry.event.subject().map(UserName::to_string),
             role: request.map(|asked| asked.role.to_string()),
             purpose: request.map(|asked| asked.purpose.to_string()),
-            serial: entry
-                .event
-                .certificate()
-                .map(|certificate| certificate.serial),
+            serial: certificate.map(|certificate| certificate.serial),
+            expiry: certificate
+                .map(|certificate| (certificate.ca.clone(), certificate.valid_before)),
             body,
             archive: Archive::of(&entry.event).map(|(archive, _)| Box::new(archive)),
             says_restored: matches!(entry.event, Event::LogRestored { .. }),
@@ -356,6 +359,18 @@ impl Store {
             .map(|(size, time)| (size as u64, timestamp(time))))
     }
 
+    /// When the last certificate of each CA expires, by the CA's fingerprint.
+    pub(in crate::audit) fn last_expiries(
+        &self,
+    ) -> Result<BTreeMap<String, Timestamp>, StoreError> {
+        let mut statement = self.connection.prepare(
+            "SELECT substr(name, length('expiry:') + 1), value FROM marks
+             WHERE name LIKE 'expiry:%'",
+        )?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, timestamp(row.get(1)?))))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     fn prove(&self, index: u64, body: &str, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         let stored = StoredHashes(&self.connection);
         let Checkpoint { size, root, .. } = *checkpoint;
@@ -501,6 +516,18 @@ fn insert(transaction: &Transaction<'_>, commit: &Commit<'_>) -> Result<(), rusq
         .prepare_cached("INSERT OR REPLACE INTO nonces (expires, nonce) VALUES (?1, ?2)")?;
     for (nonce, expires) in commit.nonces {
         insert.execute(params![expires.as_millis() as i64, nonce])?;
+    }
+    let mut last_expiries: BTreeMap<&str, Timestamp> = BTreeMap::new();
+    for (ca, expires) in commit.rows.iter().filter_map(|row| row.expiry.as_ref()) {
+        let last = last_expiries.entry(ca).or_default();
+        *last = (*last).max(*expires);
+    }
+    let mut mark = transaction.prepare_cached(
+        "INSERT INTO marks VALUES ('expiry:' || ?1, ?2)
+         ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+    )?;
+    for (ca, expires) in last_expiries {
+        mark.execute(params![ca, expires.as_millis() as i64])?;
     }
     let mut mark = transaction
         .prepare_cached("INSERT OR REPLACE INTO marks VALUES ('cosigned:' || ?1, ?2)")?;

@@ -13,8 +13,8 @@ use crate::cli::ClientArgs;
 use crate::cli::failure::Failure;
 use crate::cli::output::{both, print};
 use crate::client::{Api, ApiError, History, now};
-use crate::keys::{KeyKind, KeyStore};
-use crate::model::{EntryIndex, Timestamp};
+use crate::keys::KeyStore;
+use crate::model::{EntryIndex, KeyId, KeyKind, Timestamp};
 
 /// How long an entry may wait for a witness's cosignature.
 const LAG: Duration = Duration::from_secs(600);
@@ -69,7 +69,7 @@ pub(super) fn run(args: &Verify) -> Result<(), Failure> {
 fn in_home(args: &Verify, home: &Home) -> Result<(), Failure> {
     let key = match &args.key {
         Some(key) => key.clone(),
-        None => KeyStore::public_in(&home.keys(), KeyKind::Log)
+        None => KeyStore::public_in(&home.keys(), KeyId::first(KeyKind::Log))
             .map_err(Failure::no_input)?
             .parse()
             .map_err(Failure::data)?,

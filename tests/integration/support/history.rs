@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use hallpass::audit::{
     Actor, Asked, Decision, Event, Log, NoteSigner, RecordedCertificate, Refused,
 };
-use hallpass::keys::{KeyKind, KeyStore, Passphrase};
+use hallpass::keys::{KeyStore, Passphrase};
+use hallpass::model::{KeyId, KeyKind};
 use hallpass::model::{Serial, Timestamp};
 use zeroize::Zeroizing;
 
@@ -75,7 +76,11 @@ fn append_history(home: &Home) {
     let now = Timestamp::from_millis(now.as_millis() as u64);
     let passphrase = Passphrase::new(Zeroizing::new(PASSPHRASE.to_owned())).expect("long enough");
     let keys = KeyStore::open(&home.path().join("keys"), &passphrase).expect("the keys");
-    let signer = NoteSigner::open(&keys.signer(KeyKind::Log).expect("the log's key"));
+    let signer = NoteSigner::open(
+        &keys
+            .signer(KeyId::first(KeyKind::Log))
+            .expect("the log's key"),
+    );
     let signer = signer.expect("the log's key");
     let opened = Log::open(&home.database(), signer.verifier(), now, |_| {}).expect("the log");
     let log = Arc::new(opened.start(signer, |_| {}).expect("a thread"));

@@ -3,7 +3,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::{Ca, Folder, P256, Ran, free_port, is_root, make_csr, run, wait_until};
+use super::{Ca, Folder, P256, Person, Ran, free_port, is_root, make_csr, run, wait_until};
 
 /// A stock PostgreSQL, set up as docs/hosts.md says, in a folder of its own.
 pub(crate) struct Postgres {
@@ -37,28 +37,11 @@ impl Postgres {
 
         let admin = ca.admin();
         make_csr(&folder, "server", &P256, &[]);
-        admin
-            .hallpass([
-                "host-cert",
-                "tls",
-                &path("server.csr"),
-                "--name",
-                "127.0.0.1",
-            ])
-            .ok();
-        let root = admin.hallpass(["trust", "x509"]).ok();
-        folder.write("hallpass_root.pem", root);
-        for name in ["server.key", "server.crt", "hallpass_root.pem"] {
-            // Written by a root shell, then handed over.
-            fs::copy(folder.join(name), data.join(name)).expect("a file of the data folder");
-            if is_root() {
-                run(
-                    "chown",
-                    [OsStr::new("postgres"), data.join(name).as_os_str()],
-                )
-                .ok();
-            }
-        }
+        certify(&folder, &admin);
+        hand_over(&folder, "server.key");
+        hand_over(&folder, "server.crt");
+        folder.write("hallpass_root.pem", admin.hallpass(["trust", "x509"]).ok());
+        hand_over(&folder, "hallpass_root.pem");
 
         let port = free_port();
         append(
@@ -113,6 +96,28 @@ impl Postgres {
         postgres
     }
 
+    /// Has it trust those roots from now on.
+    pub(crate) fn trust(&self, roots: &str) {
+        self.folder.write("hallpass_root.pem", roots);
+        hand_over(&self.folder, "hallpass_root.pem");
+        self.reload();
+    }
+
+    /// Gives it a new certificate.
+    pub(crate) fn certify(&self, admin: &Person) {
+        certify(&self.folder, admin);
+        hand_over(&self.folder, "server.crt");
+        self.reload();
+    }
+
+    fn reload(&self) {
+        let before = self.log().matches("received SIGHUP").count();
+        self.owner("postgres", "SELECT pg_reload_conf()").ok();
+        wait_until("the reload", || {
+            self.log().matches("received SIGHUP").count() > before
+        });
+    }
+
     /// What PostgreSQL has logged.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("postgres.log")).expect("PostgreSQL's log")
@@ -156,6 +161,23 @@ impl Drop for Postgres {
         // SAFETY: our own child, not waited for yet.
         unsafe { libc::kill(pid, libc::SIGQUIT) };
         self.process.wait().ok();
+    }
+}
+
+fn certify(folder: &Folder, admin: &Person) {
+    let request = folder.join("server.csr");
+    let request = request.to_str().expect("a plain path");
+    admin
+        .hallpass(["host-cert", "tls", request, "--name", "127.0.0.1"])
+        .ok();
+}
+
+/// Written by a root shell, then handed over.
+fn hand_over(folder: &Folder, name: &str) {
+    let to = folder.join("data").join(name);
+    fs::copy(folder.join(name), &to).expect("a file of the data folder");
+    if is_root() {
+        run("chown", [OsStr::new("postgres"), to.as_os_str()]).ok();
     }
 }
 
