@@ -236,6 +236,10 @@ fn class(kind: &str) -> (Class, Activity) {
         "server-certificate-issued" => (Class::EntityManagement, CREATE),
         "policy-text" | "policy-loaded" | "clock-corrected" => (Class::EntityManagement, UPDATE),
         "log-archived" => (Class::EntityManagement, (99, Some("Archive"))),
+        "ca-key-staged" => (Class::EntityManagement, CREATE),
+        "ca-key-activated" | "ca-key-retired" => (Class::EntityManagement, UPDATE),
+        "ca-key-cancelled" => (Class::EntityManagement, (99, Some("Cancel"))),
+        "ca-key-revoked" => (Class::EntityManagement, (99, Some("Revoke"))),
         _ => (Class::Base, (99, Some("Other"))),
     }
 }
@@ -245,6 +249,10 @@ fn entity<'a>(kind: &'a str, event: &'a Value) -> Entity<'a> {
         "server-certificate-issued" => ("certificate", &event["certificate"]["key_id"]),
         "policy-text" | "policy-loaded" => ("policy", &event["policy_set"]),
         "log-archived" => ("file", &event["file"]),
+        "ca-key-staged" => ("CA key", &event["new"]["key"]),
+        "ca-key-activated" | "ca-key-retired" | "ca-key-cancelled" | "ca-key-revoked" => {
+            ("CA key", &event["key"])
+        }
         _ => ("clock", &event["newest"]),
     };
     Entity {
@@ -276,6 +284,8 @@ fn message(kind: &str, event: &Value) -> String {
     let mut words = vec![kind.to_owned()];
     for (name, value) in [
         ("user", text(&event["user"])),
+        ("key", text(&event["key"])),
+        ("key", text(&event["new"]["key"])),
         ("by", text(&event["by"]["requester"])),
         ("role", text(&event["request"]["role"])),
         ("purpose", text(&event["request"]["purpose"])),
