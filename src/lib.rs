@@ -14,6 +14,7 @@
 //! - [`authority`]: the use cases; the only place where all of the above meet
 //! - [`http`]: the JSON API over TLS
 //! - [`client`]: what a person runs
+//! - [`host`]: what a host runs
 //! - [`cli`]: the command line; prints, and nothing else
 //!
 //! docs/issuance.md follows one request through them.
@@ -26,6 +27,7 @@ pub mod certificate;
 pub mod cli;
 pub mod client;
 pub mod delivery;
+pub mod host;
 pub mod http;
 pub mod identity;
 pub mod keys;

@@ -55,6 +55,14 @@ impl VerifierKey {
 
     /// The time of this key's cosignature on a checkpoint in seconds since 1970, when there is
     /// one. That it is right was checked when the checkpoint was opened with this key.
+    /// Whether a note is this key's over that text, as [`NoteSigner::sign_statement`] makes it.
+    pub fn signed_statement(&self, statement: &str, note: &str) -> bool {
+        Note::from_bytes(note.as_bytes()).is_ok_and(|note| {
+            note.text() == statement_text(&self.name, statement).as_bytes()
+                && matches!(self.verified(&note), Ok(Some(_)))
+        })
+    }
+
     fn verified(&self, note: &Note) -> Result<Option<u64>, CheckpointError> {
         let known = VerifierList::new(vec![Box::new(self.clone())]);
         match note.verify(&known) {
@@ -68,6 +76,11 @@ impl VerifierKey {
             }),
         }
     }
+}
+
+fn statement_text(name: &str, statement: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, statement.as_bytes());
+    format!("{name}/statement\n{}\n", STANDARD.encode(digest))
 }
 
 fn encoded(kind: NoteKind, key: &[u8]) -> Vec<u8> {
@@ -194,6 +207,17 @@ impl NoteSigner {
             root,
             note: format!("{text}\n{line}").into(),
         })
+    }
+
+    /// A note over the hash of some other text. Its first line is no log's origin, so that it can't
+    /// be taken for a checkpoint.
+    ///
+    /// # Errors
+    /// When the key can't be used.
+    pub fn sign_statement(&self, statement: &str) -> Result<String, SignError> {
+        let text = statement_text(&self.verifier.name, statement);
+        let line = self.line(&self.signer.sign(text.as_bytes())?);
+        Ok(format!("{text}\n{line}"))
     }
 
     /// A witness's line under a checkpoint.

@@ -163,6 +163,52 @@ pub enum Event {
         /// How many more of that source's refusals in the minute before are not listed.
         unlisted: u64,
     },
+    /// A host may join, with a token that is good once.
+    HostInvited {
+        /// Which host, and for what.
+        profile: HostProfile,
+        /// The SHA-256 of the token in hexadecimal.
+        token_sha256: String,
+        /// Until when the token is good.
+        expires: Timestamp,
+        /// By whom.
+        by: Actor,
+    },
+    /// A host joined: from then on its key signs its requests.
+    HostJoined {
+        /// Which.
+        host: HostName,
+        /// The host's key, as an OpenSSH line without comment.
+        public_key: String,
+        /// The address that the request came from.
+        source: IpAddr,
+    },
+    /// A host got a new certificate for its SSH key or its database's TLS key.
+    HostCertificateRenewed {
+        /// Which host.
+        by: HostActor,
+        /// The host's names.
+        names: Vec<HostName>,
+        /// What was signed.
+        certificate: RecordedCertificate,
+    },
+    /// A host said which trust bundle is in force there.
+    HostConfirmed {
+        /// Which.
+        host: HostName,
+        /// The bundle's version.
+        trust: u64,
+        /// The address that the request came from.
+        source: IpAddr,
+    },
+    /// A host's requests are not taken any more.
+    HostRemoved {
+        /// Which.
+        host: HostName,
+        /// Which administrator did it; nobody when the host left by itself.
+        #[serde(default)]
+        removed_by: Option<Actor>,
+    },
     /// A new CA key is in the trust bundle from now on, and does not sign yet.
     CaKeyStaged {
         /// Which key, and its public part.
@@ -257,6 +303,37 @@ pub struct Actor {
     pub nonce: String,
 }
 
+/// A host behind a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostActor {
+    /// Which.
+    pub host: HostName,
+    /// The fingerprint of the key that signed the request.
+    pub fingerprint: String,
+    /// The address that the request came from.
+    pub source: IpAddr,
+    /// The request's nonce.
+    pub nonce: String,
+}
+
+/// What a host is, and for what it gets certificates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostProfile {
+    /// Its name among the hosts.
+    pub host: HostName,
+    /// The names and addresses that clients reach it by, which stand on its certificates.
+    pub names: Vec<HostName>,
+    /// More names that the patterns of roles match.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<HostName>,
+    /// Whether it has an sshd.
+    pub ssh: bool,
+    /// Whether it has a database.
+    pub database: bool,
+    /// How long its certificates live, in seconds.
+    pub ttl: u64,
+}
+
 /// What a person asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
@@ -347,9 +424,21 @@ impl Event {
         }
     }
 
-    /// Whether who is enrolled, or which CA keys there are, is another after it.
+    /// Whether who is enrolled, which hosts have joined, or which CA keys there are, is another after
+    /// it.
     pub fn changes_state(&self) -> bool {
-        self.subject().is_some() || self.changes_ca_keys()
+        self.subject().is_some() || self.host().is_some() || self.changes_ca_keys()
+    }
+
+    /// The host that was invited, joined, confirmed or was removed.
+    pub fn host(&self) -> Option<&HostName> {
+        match self {
+            Self::HostInvited { profile, .. } => Some(&profile.host),
+            Self::HostJoined { host, .. }
+            | Self::HostConfirmed { host, .. }
+            | Self::HostRemoved { host, .. } => Some(host),
+            _ => None,
+        }
     }
 
     /// Whether a CA key stands elsewhere in its life after it.
@@ -399,6 +488,7 @@ impl Event {
         match self {
             Self::CertificateIssued { certificate, .. }
             | Self::HostCertificateIssued { certificate, .. }
+            | Self::HostCertificateRenewed { certificate, .. }
             | Self::ServerCertificateIssued { certificate, .. } => Some(certificate),
             _ => None,
         }
@@ -408,6 +498,7 @@ impl Event {
     pub fn by(&self) -> Option<&Actor> {
         match self {
             Self::UserEnrolled { by, .. } => by.as_ref(),
+            Self::HostRemoved { removed_by, .. } => removed_by.as_ref(),
             Self::UserDisabled { by, .. }
             | Self::UserEnabled { by, .. }
             | Self::UserRemoved { by, .. }
@@ -415,6 +506,7 @@ impl Event {
             | Self::KeyRemoved { by, .. }
             | Self::CertificateIssued { by, .. }
             | Self::HostCertificateIssued { by, .. }
+            | Self::HostInvited { by, .. }
             | Self::CaKeyStaged { by, .. }
             | Self::CaKeyActivated { by, .. }
             | Self::CaKeyRetired { by, .. }
@@ -429,6 +521,9 @@ impl Event {
             | Self::PolicyLoaded { .. }
             | Self::ServerCertificateIssued { .. }
             | Self::UnauthenticatedRefused { .. }
+            | Self::HostJoined { .. }
+            | Self::HostCertificateRenewed { .. }
+            | Self::HostConfirmed { .. }
             | Self::LogRestored { .. }
             | Self::RequestFailed => None,
         }
@@ -453,6 +548,11 @@ impl Event {
             Self::ServerCertificateIssued { .. } => "server-certificate-issued",
             Self::RequestRefused { .. } => "request-refused",
             Self::UnauthenticatedRefused { .. } => "unauthenticated-refused",
+            Self::HostInvited { .. } => "host-invited",
+            Self::HostJoined { .. } => "host-joined",
+            Self::HostCertificateRenewed { .. } => "host-certificate-renewed",
+            Self::HostConfirmed { .. } => "host-confirmed",
+            Self::HostRemoved { .. } => "host-removed",
             Self::CaKeyStaged { .. } => "ca-key-staged",
             Self::CaKeyActivated { .. } => "ca-key-activated",
             Self::CaKeyRetired { .. } => "ca-key-retired",

@@ -19,7 +19,8 @@ mod writer;
 pub use archive::Archive;
 pub use checkpoint::{Checkpoint, CheckpointError, IllegalKey, NoteKind, NoteSigner, VerifierKey};
 pub use entry::{
-    Actor, Asked, AuthorityKey, Decision, Entry, Event, NewCaKey, RecordedCertificate, Refused,
+    Actor, Asked, AuthorityKey, Decision, Entry, Event, HostActor, HostProfile, NewCaKey,
+    RecordedCertificate, Refused,
 };
 pub use export::{ExportError, ExportProof, Format};
 pub use log::{Log, LogError, Opened, Place, Slot};

@@ -63,7 +63,7 @@ impl Authority {
             subject: subject.key_data(),
             serial: slot.serial(),
             entry: slot.index(),
-            requester: &requester.actor.requester,
+            requester: requester.actor.requester.as_str(),
             names: &names,
             validity,
             nonce: random_bytes()?,
@@ -206,7 +206,10 @@ impl Authority {
     }
 }
 
-fn bounds(names: Vec<HostName>, ttl: Option<HostTtl>) -> Result<(Vec<HostName>, HostTtl), Refusal> {
+pub(super) fn bounds(
+    names: Vec<HostName>,
+    ttl: Option<HostTtl>,
+) -> Result<(Vec<HostName>, HostTtl), Refusal> {
     if names.is_empty() || names.len() > MOST_NAMES {
         return Err(Refusal::illegal(format!(
             "names: give 1 to {MOST_NAMES} host names"

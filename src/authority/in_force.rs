@@ -11,7 +11,7 @@ use super::Refusal;
 use crate::audit::{Entry, Event, LogError, NewCaKey};
 use crate::certificate::{CertificateError, IssuingCa, SshCa, fingerprint_of_pem};
 use crate::identity::key_fingerprint;
-use crate::keys::{Keyring, NewKey, Signer, Step};
+use crate::keys::{Keyring, NewKey, Signer, Since, Step};
 use crate::model::{EntryIndex, KeyId, KeyKind, Timestamp, TrustBundle};
 
 /// The CA keys as they stand after some entry of the log.
@@ -187,7 +187,7 @@ pub(super) fn take(
     let Some(step) = step(&entry.event) else {
         return Ok(());
     };
-    keyring.take(&step, entry.time)?;
+    keyring.take(&step, since(entry))?;
     if let Event::CaKeyActivated {
         key,
         cross: Some(pem),
@@ -197,6 +197,14 @@ pub(super) fn take(
         cross.insert(*key, pem.clone());
     }
     Ok(())
+}
+
+/// The moment of an entry.
+pub(super) fn since(entry: &Entry) -> Since {
+    Since {
+        time: entry.time,
+        entry: entry.index,
+    }
 }
 
 /// The step that an event is.

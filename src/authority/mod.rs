@@ -6,6 +6,7 @@
 mod archiving;
 mod backup;
 mod enrolment;
+mod fleet;
 mod home;
 mod hosts;
 mod in_force;
@@ -37,6 +38,7 @@ use std::time::SystemTime;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::audit::NoteSigner;
 use crate::audit::{
     Actor, Checkpoint, Decision, Event, Log, Reader, RecordedCertificate, Refused, Slot,
 };
@@ -54,6 +56,8 @@ pub struct Authority {
     keys: Keys,
     /// Where new ones are kept.
     key_store: KeyStore,
+    /// Signs what hosts are told to trust, with the log's key.
+    signer: NoteSigner,
     policy: PolicySet,
     /// Changed by the log alone, once a change is on disk.
     directory: Arc<RwLock<Directory>>,

@@ -52,12 +52,13 @@ impl Authority {
                     no_step.get_or_insert((entry.index, error));
                 }
             }
+            let since = in_force::since(&entry);
             match entry.event {
                 Event::AuthorityCreated { keys, .. } => {
                     let keys = keys
                         .into_iter()
                         .filter_map(|key| Some((key.purpose.parse().ok()?, key.public)));
-                    keyring = Keyring::new(keys, entry.time);
+                    keyring = Keyring::new(keys, since);
                 }
                 Event::PolicyLoaded { policy_set, .. } => last_policy_set = Some(policy_set),
                 _ => {}
@@ -77,7 +78,9 @@ impl Authority {
         let open = open_keys(&store, &keyring, &opened.last_expiries)?;
         let in_force =
             InForce::new(keyring, &open, cross, trust_version).map_err(OpenError::Certificate)?;
-        let signer = NoteSigner::open(&store.signer(log_id)?).ok_or(OpenError::LogKey)?;
+        let log_signer = store.signer(log_id)?;
+        let open_signer = || NoteSigner::open(&log_signer).ok_or(OpenError::LogKey);
+        let (signer, statements) = (open_signer()?, open_signer()?);
         let keys = Keys::new(in_force, open);
         let live_keys = keys.clone();
 
@@ -124,6 +127,7 @@ impl Authority {
         Ok(Self {
             keys,
             key_store: store,
+            signer: statements,
             policy,
             directory: shared,
             changes: Arc::default(),

@@ -357,7 +357,7 @@ impl Authority {
         Ok(KeySummary {
             key: id,
             state: key.state,
-            since: key.since,
+            since: key.since.time,
             fingerprint: public_fingerprint(&key.public)?,
             public: key.public.clone(),
             last_expiry: keys
@@ -387,15 +387,24 @@ impl Authority {
     fn waits_to_sign(&self, id: KeyId, key: &CaKey, now: Timestamp) -> Vec<String> {
         let clients_learn = matches!(id.kind, KeyKind::SshHost | KeyKind::X509Root);
         let longest = self.policy.roles.iter().map(longest_life).max();
-        let known = key.since.plus(longest.unwrap_or_default());
+        let known = key.since.time.plus(longest.unwrap_or_default());
+        let mut waits_for = Vec::new();
         if clients_learn && known > now {
-            return vec![format!(
+            waits_for.push(format!(
                 "until {} for the last who asked for a certificate before it was staged, and may \
                  not know it yet",
                 known.whole_secs()
-            )];
+            ));
         }
-        Vec::new()
+        let hosts = self.unconfirmed(key.since.entry.0, |host| match id.kind {
+            KeyKind::SshUser => host.ssh,
+            KeyKind::X509Root => host.database,
+            // A host's own certificate is for clients, and an issuing CA comes with what it signs.
+            _ => false,
+        });
+        let hosts = hosts.iter();
+        waits_for.extend(hosts.map(|host| format!("for host {host} to confirm that it trusts it")));
+        waits_for
     }
 
     fn waits_to_retire(

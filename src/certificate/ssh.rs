@@ -59,8 +59,8 @@ pub struct SshHostGrant<'a> {
     pub serial: Serial,
     /// The entry that records it.
     pub entry: EntryIndex,
-    /// Who asked.
-    pub requester: &'a UserName,
+    /// Who asked: an administrator, or the host itself.
+    pub requester: &'a str,
     /// The host's names.
     pub names: &'a [HostName],
     /// When it is good.

@@ -7,6 +7,7 @@ mod completions;
 mod connect;
 mod entry;
 mod failure;
+mod host;
 mod host_cert;
 mod init;
 mod inspect;
@@ -74,6 +75,8 @@ enum Command {
     #[command(subcommand)]
     HostCert(host_cert::Command),
     #[command(subcommand)]
+    Host(host::Command),
+    #[command(subcommand)]
     User(user::Command),
     #[command(subcommand)]
     Key(key::Command),
@@ -129,6 +132,7 @@ pub fn run() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Trust(args) => trust::run(args),
         Command::HostCert(command) => host_cert::run(command),
+        Command::Host(command) => host::run(command),
         Command::User(command) => user::run(command),
         Command::Key(command) => key::run(command),
         Command::Audit(command) => audit::run(command),

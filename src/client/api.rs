@@ -49,6 +49,11 @@ impl Api {
         }
     }
 
+    /// Where the CA answers.
+    pub fn url(&self) -> &ServerUrl {
+        &self.url
+    }
+
     /// The fingerprint of the CA's root certificate.
     pub fn audience(&self) -> &str {
         &self.audience
@@ -148,6 +153,16 @@ impl Api {
     /// When there is no good answer.
     pub fn post_nothing<T: DeserializeOwned>(&self, target: &str) -> Result<T, ApiError> {
         self.answer(self.send("POST", target, Vec::new(), &nonce()?)?)
+    }
+
+    /// Asks to do something that is answered with nothing.
+    ///
+    /// # Errors
+    /// When it was not done.
+    pub fn post_unanswered(&self, target: &str, body: &impl Serialize) -> Result<(), ApiError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.strange(error))?;
+        let response = self.send("POST", target, body, &nonce()?)?;
+        self.body(response).map(|_| ())
     }
 
     /// Asks to remove something.

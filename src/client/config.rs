@@ -65,6 +65,11 @@ impl ConfigFolder {
             .map_err(|_| ConfigError::NoFolder)
     }
 
+    /// Another folder.
+    pub fn at(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
     /// `client.toml`
     pub fn client_toml(&self) -> PathBuf {
         self.0.join("client.toml")

@@ -35,14 +35,26 @@ pub struct Connected {
 /// # Errors
 /// When the server does not prove to be that CA, or there is no key to sign with.
 pub fn connect(url: ServerUrl, pin: Pin, key: Option<&Path>) -> Result<Connected, ConnectError> {
-    let folder = ConfigFolder::locate()?;
+    connect_in(&ConfigFolder::locate()?, url, pin, key)
+}
+
+/// The same in that folder.
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_in(
+    folder: &ConfigFolder,
+    url: ServerUrl,
+    pin: Pin,
+    key: Option<&Path>,
+) -> Result<Connected, ConnectError> {
     let root_pem = pinned_root(&url, &pin)?;
     let path = match key {
         Some(path) => std::path::absolute(path).map_err(|source| KeyError::Unreadable {
             path: path.to_owned(),
             source,
         })?,
-        None => usual_key(&folder)?,
+        None => usual_key(folder)?,
     };
     let key = SigningKey::open(&path)?;
     let agent = api::agent(&root_pem);
@@ -62,7 +74,10 @@ pub fn connect(url: ServerUrl, pin: Pin, key: Option<&Path>) -> Result<Connected
     };
     folder.trust_hosts(&trust)?;
     folder.store(&connection)?;
-    Ok(Connected { folder, key })
+    Ok(Connected {
+        folder: folder.clone(),
+        key,
+    })
 }
 
 /// The first plain key in the agent, else the first of OpenSSH's usual files.

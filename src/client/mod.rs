@@ -22,7 +22,7 @@ mod url;
 
 pub use api::{Api, ApiError, Query, Skew};
 pub use config::{ConfigError, ConfigFolder, Connection};
-pub use connect::{ConnectError, Connected, connect};
+pub use connect::{ConnectError, Connected, connect, connect_in};
 pub use export::{Export, ExportFailed, Exported, proof_beside};
 pub use files::{FileError, private as write_private, replace as write_public};
 pub use follow::{Follower, News};

@@ -72,7 +72,7 @@ impl Subject {
     }
 
     /// The OpenSSH line of an SSH key's public part.
-    pub(super) fn ssh_line(&self) -> Result<String, SubjectKeyError> {
+    pub fn ssh_line(&self) -> Result<String, SubjectKeyError> {
         let mut key = match self {
             Self::FreshSsh(key) => key.public_key().clone(),
             Self::Ssh(key) => key.public_key().clone(),
@@ -97,7 +97,7 @@ impl Subject {
 
     /// A PKCS#10 request by a key for X.509. It says nothing else: the CA decides what the
     /// certificate says.
-    pub(super) fn csr(&self) -> Result<String, SubjectKeyError> {
+    pub fn csr(&self) -> Result<String, SubjectKeyError> {
         let (Self::FreshX509(key) | Self::X509(_, key)) = self else {
             return Err(SubjectKeyError::WrongKind);
         };

@@ -2,6 +2,7 @@
 //! puts the answers together; it decides nothing.
 
 mod guests;
+mod hosts;
 mod keys;
 mod log;
 mod problem;

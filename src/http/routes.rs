@@ -14,6 +14,7 @@ use utoipa::{IntoParams, OpenApi as _};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::hosts;
 use super::keys;
 use super::log;
 use super::problem::Problem;
@@ -87,6 +88,7 @@ fn api() -> OpenApiRouter<Arc<Authority>> {
         .routes(routes!(entries))
         .routes(routes!(entry))
         .routes(routes!(entry_of_serial))
+        .merge(hosts::api())
         .merge(keys::api())
         .merge(log::api())
         .merge(tail::api())
@@ -412,6 +414,6 @@ mod tests {
         ] {
             assert!(paths.contains_key(path), "{path}");
         }
-        assert_eq!(paths.len(), 36);
+        assert_eq!(paths.len(), 43);
     }
 }

@@ -2,11 +2,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ssh_key::PublicKey;
 
-use super::{Unidentified, key_fingerprint};
+use super::{Hosts, Unidentified, key_fingerprint};
 use crate::audit::{Entry, Event};
 use crate::model::{GroupName, Timestamp, UserKey, UserName, UserSummary};
 
-/// Who is enrolled, rebuilt from the audit log's entries: there is no other record of it.
+/// Who is enrolled and which hosts have joined, rebuilt from the audit log's entries: there is no other record of it.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
     users: BTreeMap<UserName, User>,
@@ -14,6 +14,7 @@ pub struct Directory {
     owners: HashMap<String, UserName>,
     /// Keys that nothing is taken from while it is decided whether they stay.
     suspended: HashSet<String>,
+    hosts: Hosts,
 }
 
 /// An enrolled user.
@@ -34,6 +35,7 @@ pub struct User {
 impl Directory {
     /// Takes in an entry that was committed. Entries about anything else change nothing.
     pub fn apply(&mut self, entry: &Entry) {
+        self.hosts.apply(entry);
         match &entry.event {
             Event::UserEnrolled {
                 user,
@@ -115,6 +117,11 @@ impl Directory {
         self.suspended.clear();
     }
 
+    /// The hosts.
+    pub fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
     /// The user of that name.
     pub fn find(&self, name: &UserName) -> Option<&User> {
         self.users.get(name)
@@ -147,6 +154,9 @@ impl Directory {
                 fingerprint,
                 owner: owner.clone(),
             }),
+            None if self.hosts.of_key(&fingerprint).is_some() => {
+                Err(EnrolmentError::HostsKey { fingerprint })
+            }
             None => Ok(()),
         }
     }
@@ -208,5 +218,11 @@ pub enum EnrolmentError {
         fingerprint: String,
         /// Whose it is.
         owner: UserName,
+    },
+    /// The key is a host's.
+    #[error("key {fingerprint} is a host's: every user and every host needs a key of their own")]
+    HostsKey {
+        /// The key's fingerprint.
+        fingerprint: String,
     },
 }

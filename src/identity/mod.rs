@@ -3,11 +3,13 @@
 
 mod directory;
 mod envelope;
+mod hosts;
 mod replay;
 mod signature;
 
 pub use directory::{Directory, EnrolmentError, User};
 pub use envelope::{MAX_SKEW, Proof, SignedRequest, possession_message, request_message};
+pub use hosts::{Host, Hosts, Joined};
 pub use replay::{ReplayGuard, Spent};
 pub use signature::{POSSESSION_NAMESPACE, REQUEST_NAMESPACE, SignatureError, verify};
 
@@ -16,7 +18,7 @@ use std::net::IpAddr;
 use ssh_key::public::KeyData;
 use ssh_key::{Fingerprint, HashAlg};
 
-use crate::audit::Actor;
+use crate::audit::{Actor, HostActor, HostProfile};
 use crate::model::{GroupName, Timestamp};
 
 /// A requester who was identified, and what the log keeps of it.
@@ -48,6 +50,9 @@ pub enum Unidentified {
     /// The key is nobody's.
     #[error("the key is not enrolled")]
     UnknownKey,
+    /// The token invites nobody, or does not any more.
+    #[error("the token is none, was used, or has expired")]
+    NotInvited,
     /// The user was disabled.
     #[error("user {0} is disabled")]
     Disabled(crate::model::UserName),
@@ -65,6 +70,7 @@ impl Unidentified {
             Self::Skew(_) => "clock-skew",
             Self::Forgotten(_) => "forgotten",
             Self::UnknownKey => "unknown-key",
+            Self::NotInvited => "not-invited",
             Self::Disabled(_) => "user-disabled",
             Self::Replayed => "replayed",
         }
@@ -80,18 +86,39 @@ pub struct Refusal {
     pub fingerprint: Option<String>,
 }
 
-/// Finds who signed `request` for one of `audiences`, at `now`, and spends its nonce in memory.
-///
-/// # Errors
-/// When nobody can be identified.
-pub fn identify(
-    request: &SignedRequest,
+/// A request whose signature verified.
+struct Authentic<'a> {
+    proof: &'a Proof,
+    key: KeyData,
+    fingerprint: String,
+}
+
+impl Authentic<'_> {
+    fn refused(&self, why: Unidentified) -> Refusal {
+        Refusal {
+            why,
+            fingerprint: Some(self.fingerprint.clone()),
+        }
+    }
+
+    /// Spends the nonce: last, so that a stranger can't fill the memory of nonces.
+    fn spend(&self, replays: &ReplayGuard, now: Timestamp) -> Result<(), Refusal> {
+        match replays.spend(&self.proof.nonce, self.proof.time, now) {
+            Spent::Now => Ok(()),
+            Spent::Before => Err(self.refused(Unidentified::Replayed)),
+            Spent::Unknown => Err(self.refused(Unidentified::Forgotten(self.proof.time))),
+        }
+    }
+}
+
+/// Verifies the signature and the time of a request. The signature comes first: what an unsigned
+/// request says is not worth a look, and a key that is not enrolled costs as much time as one that
+/// is.
+fn authentic<'a>(
+    request: &'a SignedRequest,
     audiences: &[String],
-    source: IpAddr,
-    directory: &Directory,
-    replays: &ReplayGuard,
     now: Timestamp,
-) -> Result<Requester, Refusal> {
+) -> Result<Authentic<'a>, Refusal> {
     let unsigned = |why| Refusal {
         why,
         fingerprint: None,
@@ -100,8 +127,6 @@ pub fn identify(
         .proof
         .as_ref()
         .ok_or_else(|| unsigned(Unidentified::NotSigned))?;
-    // The signature comes first: what an unsigned request says is not worth a look, and a key
-    // that is not enrolled costs as much time as one that is.
     let key = audiences
         .iter()
         .find_map(|audience| {
@@ -116,31 +141,122 @@ pub fn identify(
             verify(&proof.signature, REQUEST_NAMESPACE, message.as_bytes()).ok()
         })
         .ok_or_else(|| unsigned(Unidentified::Signature(SignatureError::Mismatch)))?;
-    let fingerprint = key_fingerprint(&key);
-    let refused = |why| Refusal {
-        why,
-        fingerprint: Some(fingerprint.clone()),
+    let authentic = Authentic {
+        proof,
+        fingerprint: key_fingerprint(&key),
+        key,
     };
     if proof.time.distance(now) > MAX_SKEW {
-        return Err(refused(Unidentified::Skew(proof.time)));
+        return Err(authentic.refused(Unidentified::Skew(proof.time)));
     }
-    let user = directory.accepted(&fingerprint).map_err(refused)?;
-    // Last, so that a stranger can't fill the memory of nonces.
-    match replays.spend(&proof.nonce, proof.time, now) {
-        Spent::Now => {}
-        Spent::Before => return Err(refused(Unidentified::Replayed)),
-        Spent::Unknown => return Err(refused(Unidentified::Forgotten(proof.time))),
-    }
+    Ok(authentic)
+}
+
+/// Finds who signed `request` for one of `audiences`, at `now`, and spends its nonce in memory.
+///
+/// # Errors
+/// When nobody can be identified.
+pub fn identify(
+    request: &SignedRequest,
+    audiences: &[String],
+    source: IpAddr,
+    directory: &Directory,
+    replays: &ReplayGuard,
+    now: Timestamp,
+) -> Result<Requester, Refusal> {
+    let authentic = authentic(request, audiences, now)?;
+    let user = directory
+        .accepted(&authentic.fingerprint)
+        .map_err(|why| authentic.refused(why))?;
+    authentic.spend(replays, now)?;
     Ok(Requester {
         actor: Actor {
             requester: user.name.clone(),
             method: "ssh-key".to_owned(),
-            fingerprint,
+            fingerprint: authentic.fingerprint,
             source,
-            nonce: proof.nonce.clone(),
+            nonce: authentic.proof.nonce.clone(),
         },
         groups: user.groups.clone(),
-        signed: proof.time,
+        signed: authentic.proof.time,
+    })
+}
+
+/// A host that was identified.
+#[derive(Clone, Debug)]
+pub struct KnownHost {
+    /// Which, by which key, from where.
+    pub actor: HostActor,
+    /// What it was invited for.
+    pub profile: HostProfile,
+    /// The version of the trust bundle that it said is in force.
+    pub confirmed: Option<u64>,
+    /// When the request was signed.
+    pub signed: Timestamp,
+}
+
+/// Finds which host signed a request, as [`identify`] does with people.
+///
+/// # Errors
+/// When none can be identified.
+pub fn identify_host(
+    request: &SignedRequest,
+    audiences: &[String],
+    source: IpAddr,
+    hosts: &Hosts,
+    replays: &ReplayGuard,
+    now: Timestamp,
+) -> Result<KnownHost, Refusal> {
+    let authentic = authentic(request, audiences, now)?;
+    let host = hosts
+        .of_key(&authentic.fingerprint)
+        .ok_or_else(|| authentic.refused(Unidentified::UnknownKey))?;
+    authentic.spend(replays, now)?;
+    Ok(KnownHost {
+        actor: HostActor {
+            host: host.profile.host.clone(),
+            fingerprint: authentic.fingerprint,
+            source,
+            nonce: authentic.proof.nonce.clone(),
+        },
+        profile: host.profile.clone(),
+        confirmed: host.joined.as_ref().and_then(|joined| joined.confirmed),
+        signed: authentic.proof.time,
+    })
+}
+
+/// A request by a key that nobody knows yet: who sent it holds that key.
+#[derive(Clone, Debug)]
+pub struct NewcomersKey {
+    /// The key that signed.
+    pub key: KeyData,
+    /// The request's nonce.
+    pub nonce: String,
+    /// When it was signed.
+    pub signed: Timestamp,
+}
+
+/// Verifies a request of somebody who is not known yet, and spends its nonce once `invited` says
+/// that they may come.
+///
+/// # Errors
+/// When it can't be taken.
+pub fn identify_newcomer(
+    request: &SignedRequest,
+    audiences: &[String],
+    invited: impl FnOnce() -> bool,
+    replays: &ReplayGuard,
+    now: Timestamp,
+) -> Result<NewcomersKey, Refusal> {
+    let authentic = authentic(request, audiences, now)?;
+    if !invited() {
+        return Err(authentic.refused(Unidentified::NotInvited));
+    }
+    authentic.spend(replays, now)?;
+    Ok(NewcomersKey {
+        nonce: authentic.proof.nonce.clone(),
+        signed: authentic.proof.time,
+        key: authentic.key,
     })
 }
 

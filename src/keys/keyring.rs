@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{KeyId, KeyKind, KeyState, Timestamp};
+use crate::model::{EntryIndex, KeyId, KeyKind, KeyState, Timestamp};
 
 /// The CA keys of a home, those of the past included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,9 +20,18 @@ pub struct CaKey {
     /// Where it stands.
     pub state: KeyState,
     /// Since when.
-    pub since: Timestamp,
+    pub since: Since,
     /// An OpenSSH line, a certificate in PEM, or a verifier key.
     pub public: String,
+}
+
+/// A moment in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Since {
+    /// The entry's time.
+    pub time: Timestamp,
+    /// The entry that says so.
+    pub entry: EntryIndex,
 }
 
 /// A key that is new, with its public part.
@@ -46,10 +55,10 @@ pub enum Step {
 
 impl Keyring {
     /// The keys that a home was made with.
-    pub fn new(keys: impl IntoIterator<Item = (KeyKind, String)>, time: Timestamp) -> Self {
+    pub fn new(keys: impl IntoIterator<Item = (KeyKind, String)>, at: Since) -> Self {
         let active = |public| CaKey {
             state: KeyState::Active,
-            since: time,
+            since: at,
             public,
         };
         let keys = keys.into_iter();
@@ -107,36 +116,36 @@ impl Keyring {
     ///
     /// # Errors
     /// When keys don't stand where the step begins.
-    pub fn take(&mut self, step: &Step, time: Timestamp) -> Result<(), NoStep> {
+    pub fn take(&mut self, step: &Step, at: Since) -> Result<(), NoStep> {
         let mut after = self.clone();
         match step {
             Step::Stage(new) => {
                 if let Some(staged) = self.staged(new.0.kind) {
                     return Err(NoStep::Busy(staged));
                 }
-                after.add(new, KeyState::Staged, time)?;
+                after.add(new, KeyState::Staged, at)?;
             }
             Step::Activate(id, issuing) => {
                 after.stands(*id, &[KeyState::Staged])?;
-                after.make_room(id.kind, KeyState::Retiring, time);
-                after.set(*id, KeyState::Active, time);
+                after.make_room(id.kind, KeyState::Retiring, at);
+                after.set(*id, KeyState::Active, at);
                 let needed = id.kind == KeyKind::X509Root;
-                after.put_issuing(needed, issuing.as_slice(), KeyState::Retiring, time)?;
+                after.put_issuing(needed, issuing.as_slice(), KeyState::Retiring, at)?;
             }
             Step::Retire(id) => {
                 after.stands(*id, &[KeyState::Retiring])?;
-                after.set(*id, KeyState::Retired, time);
+                after.set(*id, KeyState::Retired, at);
             }
             Step::Cancel(id) => {
                 after.stands(*id, &[KeyState::Staged])?;
-                after.set(*id, KeyState::Cancelled, time);
+                after.set(*id, KeyState::Cancelled, at);
             }
             Step::Revoke(id, new) => {
                 let state = after.stands(
                     *id,
                     &[KeyState::Staged, KeyState::Active, KeyState::Retiring],
                 )?;
-                after.set(*id, KeyState::Revoked, time);
+                after.set(*id, KeyState::Revoked, at);
                 let (own, rest): (Vec<_>, Vec<_>) = new
                     .iter()
                     .cloned()
@@ -145,11 +154,11 @@ impl Keyring {
                     return Err(NoStep::Successor(*id));
                 }
                 for new in &own {
-                    after.add(new, KeyState::Active, time)?;
+                    after.add(new, KeyState::Active, at)?;
                 }
                 // What stands under a root that others may have can't be relied on either.
                 let needed = id.kind == KeyKind::X509Root && !own.is_empty();
-                after.put_issuing(needed, &rest, KeyState::Revoked, time)?;
+                after.put_issuing(needed, &rest, KeyState::Revoked, at)?;
             }
         }
         *self = after;
@@ -163,7 +172,7 @@ impl Keyring {
         needed: bool,
         new: &[NewKey],
         before: KeyState,
-        time: Timestamp,
+        at: Since,
     ) -> Result<(), NoStep> {
         if new.len() != usize::from(needed)
             || new.iter().any(|(id, _)| id.kind != KeyKind::X509Issuing)
@@ -173,10 +182,10 @@ impl Keyring {
         for new in new {
             // One that is staged stands under the old root as well.
             if let Some(staged) = self.staged(KeyKind::X509Issuing) {
-                self.set(staged, KeyState::Cancelled, time);
+                self.set(staged, KeyState::Cancelled, at);
             }
-            self.make_room(KeyKind::X509Issuing, before, time);
-            self.add(new, KeyState::Active, time)?;
+            self.make_room(KeyKind::X509Issuing, before, at);
+            self.add(new, KeyState::Active, at)?;
         }
         Ok(())
     }
@@ -188,18 +197,13 @@ impl Keyring {
             .map(|(id, key)| (*id, key))
     }
 
-    fn add(
-        &mut self,
-        (id, public): &NewKey,
-        state: KeyState,
-        time: Timestamp,
-    ) -> Result<(), NoStep> {
+    fn add(&mut self, (id, public): &NewKey, state: KeyState, at: Since) -> Result<(), NoStep> {
         if *id != self.next(id.kind) {
             return Err(NoStep::Number(*id));
         }
         let key = CaKey {
             state,
-            since: time,
+            since: at,
             public: public.clone(),
         };
         self.keys.insert(*id, key);
@@ -215,15 +219,15 @@ impl Keyring {
         }
     }
 
-    fn make_room(&mut self, kind: KeyKind, state: KeyState, time: Timestamp) {
+    fn make_room(&mut self, kind: KeyKind, state: KeyState, at: Since) {
         if let Some((id, _)) = self.active(kind) {
-            self.set(id, state, time);
+            self.set(id, state, at);
         }
     }
 
-    fn set(&mut self, id: KeyId, state: KeyState, time: Timestamp) {
+    fn set(&mut self, id: KeyId, state: KeyState, at: Since) {
         if let Some(key) = self.keys.get_mut(&id) {
-            (key.state, key.since) = (state, time);
+            (key.state, key.since) = (state, at);
         }
     }
 }
@@ -291,13 +295,20 @@ mod tests {
         KeyId { kind, number }
     }
 
+    fn since(second: u64) -> Since {
+        Since {
+            time: Timestamp::from_secs(second),
+            entry: EntryIndex(second),
+        }
+    }
+
     fn new(id: KeyId) -> NewKey {
         (id, format!("the public part of {id}"))
     }
 
     fn ring() -> Keyring {
         let keys = KINDS.map(|kind| (kind, new(KeyId::first(kind)).1));
-        Keyring::new(keys, Timestamp::from_secs(1))
+        Keyring::new(keys, since(1))
     }
 
     #[test]
@@ -306,7 +317,7 @@ mod tests {
         let kind = KeyKind::SshUser;
         let (old, fresh) = (id(kind, 1), id(kind, 2));
         let mut take = |step: &Step| {
-            ring.take(step, Timestamp::from_secs(2)).map(|()| {
+            ring.take(step, since(2)).map(|()| {
                 (
                     ring.active(kind).unwrap().0.number,
                     ring.trusted(kind).len(),
@@ -338,7 +349,7 @@ mod tests {
     #[test]
     fn a_new_root_brings_an_issuing_ca_and_nothing_else_does() {
         let mut ring = ring();
-        let time = Timestamp::from_secs(2);
+        let time = since(2);
         let root = id(KeyKind::X509Root, 2);
         let issuing = |number| new(id(KeyKind::X509Issuing, number));
         ring.take(&Step::Stage(new(root)), time).unwrap();
@@ -361,7 +372,7 @@ mod tests {
     #[test]
     fn a_key_that_signs_is_revoked_with_a_successor_and_others_without() {
         let mut ring = ring();
-        let time = Timestamp::from_secs(2);
+        let time = since(2);
         let kind = KeyKind::SshUser;
         let alone = Step::Revoke(id(kind, 1), Vec::new());
         assert_eq!(ring.take(&alone, time), Err(NoStep::Successor(id(kind, 1))));
@@ -401,7 +412,7 @@ mod tests {
             let mut ring = ring();
             for (at, step) in steps.iter().enumerate() {
                 let before = ring.clone();
-                if ring.take(step, Timestamp::from_secs(2 + at as u64)).is_err() {
+                if ring.take(step, since(2 + at as u64)).is_err() {
                     prop_assert_eq!(&ring, &before);
                     continue;
                 }

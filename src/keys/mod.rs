@@ -12,7 +12,7 @@ mod seal;
 mod signer;
 mod store;
 
-pub use keyring::{CaKey, Keyring, NewKey, NoStep, Step};
+pub use keyring::{CaKey, Keyring, NewKey, NoStep, Since, Step};
 pub use ownership::{is_ours_to_change, is_private};
 pub use passphrase::{Passphrase, PassphraseError};
 pub use process::protect_memory;

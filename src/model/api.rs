@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{
-    EntryIndex, GroupName, HostName, HostTtl, KeyId, KeyState, Purpose, Reason, RoleName, Serial,
-    Timestamp, Ttl, UserName,
+    EntryIndex, GroupName, HostName, HostTtl, KeyId, KeyState, PrincipalName, Purpose, Reason,
+    RoleName, Serial, Timestamp, Ttl, UserName,
 };
 
 /// Asks for an SSH user certificate.
@@ -196,6 +196,135 @@ pub struct KeyRevocation {
     /// Why.
     #[schema(value_type = String)]
     pub reason: Reason,
+}
+
+/// Lets a host join once.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostInvitation {
+    /// The host's name among the hosts.
+    #[schema(value_type = String)]
+    pub host: HostName,
+    /// The names and addresses that clients reach it by; its own name when left out.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub names: Vec<HostName>,
+    /// More names that the `hosts` patterns of roles match.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub labels: Vec<HostName>,
+    /// Whether it has an sshd.
+    #[serde(default)]
+    pub ssh: bool,
+    /// Whether it has a database.
+    #[serde(default)]
+    pub database: bool,
+    /// How long its certificates shall live; seven days when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub ttl: Option<HostTtl>,
+    /// How long the token is good; an hour when left out, a day at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub token_life: Option<HostTtl>,
+}
+
+/// What a host joins with.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Invited {
+    /// Which host.
+    #[schema(value_type = String)]
+    pub host: HostName,
+    /// Good once. It is shown this one time.
+    pub token: String,
+    /// Until when it is good (RFC 3339).
+    #[schema(value_type = String)]
+    pub expires: Timestamp,
+}
+
+/// A host joins: the key that signs this request is the host's from then on.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostJoin {
+    /// The invitation's token.
+    pub token: String,
+}
+
+/// What a host that joined must know.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct HostState {
+    /// Its name among the hosts.
+    #[schema(value_type = String)]
+    pub host: HostName,
+    /// The names that stand on its certificates.
+    #[schema(value_type = Vec<String>)]
+    pub names: Vec<HostName>,
+    /// Whether it was invited as an sshd's host.
+    pub ssh: bool,
+    /// Whether it was invited as a database's host.
+    pub database: bool,
+    /// What it must trust.
+    pub trust: SignedTrust,
+    /// The principals of the SSH roles that name it.
+    #[schema(value_type = Vec<String>)]
+    pub principals: Vec<PrincipalName>,
+    /// The fingerprint of the CA key that signs hosts' SSH certificates now.
+    pub ssh_host_ca: String,
+    /// The fingerprint of the certificate of the CA that signs databases' certificates now.
+    pub x509_ca: String,
+}
+
+/// A trust bundle with a signature that can be checked without the connection that it came over.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SignedTrust {
+    /// The JSON text of a `TrustBundle`.
+    pub bundle: String,
+    /// A signed note (C2SP signed-note) by the log's key over the SHA-256 of that text.
+    pub signature: String,
+}
+
+/// Certifies a host's key.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostSubject {
+    /// The host's OpenSSH public key line, or for TLS its PKCS#10 request in PEM.
+    pub subject: String,
+}
+
+/// Says which trust bundle is in force on a host.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostConfirmation {
+    /// The bundle's version.
+    pub trust: u64,
+}
+
+/// A host that was invited or has joined.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct HostSummary {
+    /// Its name among the hosts.
+    #[schema(value_type = String)]
+    pub host: HostName,
+    /// The names that stand on its certificates.
+    #[schema(value_type = Vec<String>)]
+    pub names: Vec<HostName>,
+    /// More names that the patterns of roles match.
+    #[schema(value_type = Vec<String>)]
+    pub labels: Vec<HostName>,
+    /// Whether it has an sshd.
+    pub ssh: bool,
+    /// Whether it has a database.
+    pub database: bool,
+    /// Until when it may join, when it may (RFC 3339).
+    #[schema(value_type = Option<String>)]
+    pub invited_until: Option<Timestamp>,
+    /// Since when it has joined, when it has (RFC 3339).
+    #[schema(value_type = Option<String>)]
+    pub joined: Option<Timestamp>,
+    /// The version of the trust bundle that it said is in force.
+    pub confirmed: Option<u64>,
+    /// Whether that is the newest.
+    pub up_to_date: bool,
 }
 
 /// Enrols a user.

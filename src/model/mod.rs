@@ -17,10 +17,11 @@ mod timestamp;
 
 pub use api::{
     ArchiveAnswer, ArchiveRequest, ArchivedFile, AuditPage, CertificateAnswer, ConsistencyProof,
-    Health, HostCertificateRequest, Identity, InclusionProof, KeyRevocation, KeyStep, KeySummary,
-    LivingCertificate, NewKey, NewUser, Problem, PurposeSummary, RangeProof, Receipt, RevokedKey,
-    RoleSummary, Span, SshCertificateRequest, TrustBundle, UserKey, UserSummary,
-    X509CertificateRequest,
+    Health, HostCertificateRequest, HostConfirmation, HostInvitation, HostJoin, HostState,
+    HostSubject, HostSummary, Identity, InclusionProof, Invited, KeyRevocation, KeyStep,
+    KeySummary, LivingCertificate, NewKey, NewUser, Problem, PurposeSummary, RangeProof, Receipt,
+    RevokedKey, RoleSummary, SignedTrust, Span, SshCertificateRequest, TrustBundle, UserKey,
+    UserSummary, X509CertificateRequest,
 };
 pub use ca_key::{KeyId, KeyKind, KeyState};
 pub use delivery::{Delivery, Endpoint, Receiver, WebhookUrl};

@@ -15,6 +15,7 @@ mod enrolment;
 mod export;
 mod fail_closed;
 mod faults;
+mod hosts;
 mod identity;
 mod independent;
 mod path;

@@ -61,7 +61,7 @@ impl Forger {
             subject: self.person.key.public_key().key_data(),
             serial: Serial::new(7).unwrap(),
             entry: EntryIndex(7),
-            requester: &"mallory".parse().unwrap(),
+            requester: "mallory",
             names: &["operator".parse().unwrap()],
             validity,
             nonce: [7; 32],

@@ -231,6 +231,11 @@ fn class(kind: &str) -> (Class, Activity) {
         "key-enrolled" => (Class::AccountChange, (99, Some("Key Enrol"))),
         "key-removed" => (Class::AccountChange, (99, Some("Key Remove"))),
         "certificate-issued" | "host-certificate-issued" => (Class::ApiActivity, CREATE),
+        "host-invited" | "host-joined" | "host-certificate-renewed" => {
+            (Class::EntityManagement, CREATE)
+        }
+        "host-confirmed" => (Class::EntityManagement, UPDATE),
+        "host-removed" => (Class::EntityManagement, (4, None)),
         "request-refused" => (Class::ApiActivity, (99, Some("Refuse"))),
         "unauthenticated-refused" => (Class::Authentication, (1, None)),
         "server-certificate-issued" => (Class::EntityManagement, CREATE),
@@ -249,6 +254,9 @@ fn entity<'a>(kind: &'a str, event: &'a Value) -> Entity<'a> {
         "server-certificate-issued" => ("certificate", &event["certificate"]["key_id"]),
         "policy-text" | "policy-loaded" => ("policy", &event["policy_set"]),
         "log-archived" => ("file", &event["file"]),
+        "host-invited" => ("host", &event["profile"]["host"]),
+        "host-joined" | "host-confirmed" | "host-removed" => ("host", &event["host"]),
+        "host-certificate-renewed" => ("certificate", &event["certificate"]["key_id"]),
         "ca-key-staged" => ("CA key", &event["new"]["key"]),
         "ca-key-activated" | "ca-key-retired" | "ca-key-cancelled" | "ca-key-revoked" => {
             ("CA key", &event["key"])

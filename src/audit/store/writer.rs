@@ -72,7 +72,9 @@ impl Row {
             role: request.map(|asked| asked.role.to_string()),
             purpose: request.map(|asked| asked.purpose.to_string()),
             serial: certificate.map(|certificate| certificate.serial),
+            // The server's own is renewed whenever the keys change: nobody waits for it.
             expiry: certificate
+                .filter(|_| !matches!(entry.event, Event::ServerCertificateIssued { .. }))
                 .map(|certificate| (certificate.ca.clone(), certificate.valid_before)),
             body,
             archive: Archive::of(&entry.event).map(|(archive, _)| Box::new(archive)),

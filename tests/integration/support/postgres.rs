@@ -13,28 +13,14 @@ pub(crate) struct Postgres {
 }
 
 impl Postgres {
+    /// As Debian sets it up, with nothing of Hallpass's but what pg_hba.conf needs.
+    pub(crate) fn bare() -> Self {
+        Self::run(initialised(), "")
+    }
+
     /// With a database `patients` and the users of the starter roles.
     pub(crate) fn start(ca: &Ca) -> Self {
-        let folder = Folder::new();
-        let data = folder.join("data");
-        let path = |name: &str| folder.join(name).to_str().expect("a plain path").to_owned();
-        if is_root() {
-            run(
-                "chown",
-                ["postgres", folder.path().to_str().expect("a plain path")],
-            )
-            .ok();
-        }
-        // C.UTF-8 is everywhere; --no-sync, since nothing here outlives the test.
-        let initdb = [
-            "--no-sync",
-            "--auth=trust",
-            "--username=owner",
-            "--locale=C.UTF-8",
-            "-D",
-        ];
-        Ran::of(as_postgres(&program("initdb")).args(initdb).arg(&data)).ok();
-
+        let folder = initialised();
         let admin = ca.admin();
         make_csr(&folder, "server", &P256, &[]);
         certify(&folder, &admin);
@@ -43,15 +29,23 @@ impl Postgres {
         folder.write("hallpass_root.pem", admin.hallpass(["trust", "x509"]).ok());
         hand_over(&folder, "hallpass_root.pem");
 
+        Self::run(
+            folder,
+            "ssl = on\n\
+             ssl_cert_file = 'server.crt'\n\
+             ssl_key_file = 'server.key'\n\
+             ssl_ca_file = 'hallpass_root.pem'\n\
+             ssl_min_protocol_version = 'TLSv1.3'\n",
+        )
+    }
+
+    fn run(folder: Folder, config: &str) -> Self {
+        let data = folder.join("data");
         let port = free_port();
         append(
             &data.join("postgresql.conf"),
             &format!(
-                "ssl = on\n\
-                 ssl_cert_file = 'server.crt'\n\
-                 ssl_key_file = 'server.key'\n\
-                 ssl_ca_file = 'hallpass_root.pem'\n\
-                 ssl_min_protocol_version = 'TLSv1.3'\n\
+                "{config}\
                  log_connections = on\n\
                  # What the tests add: a port, a place, and no waiting for the disk.\n\
                  listen_addresses = '127.0.0.1'\n\
@@ -179,6 +173,26 @@ fn hand_over(folder: &Folder, name: &str) {
     if is_root() {
         run("chown", [OsStr::new("postgres"), to.as_os_str()]).ok();
     }
+}
+
+/// A folder with a data folder in it.
+fn initialised() -> Folder {
+    let folder = Folder::new();
+    let data = folder.join("data");
+    if is_root() {
+        let path = folder.path().to_str().expect("a plain path");
+        run("chown", ["postgres", path]).ok();
+    }
+    // C.UTF-8 is everywhere; --no-sync, since nothing here outlives the test.
+    let initdb = [
+        "--no-sync",
+        "--auth=trust",
+        "--username=owner",
+        "--locale=C.UTF-8",
+        "-D",
+    ];
+    Ran::of(as_postgres(&program("initdb")).args(initdb).arg(&data)).ok();
+    folder
 }
 
 /// A program of Debian's newest installed PostgreSQL.

@@ -17,6 +17,15 @@ pub(crate) struct Sshd {
 }
 
 impl Sshd {
+    /// As Debian sets it up, with nothing of Hallpass's.
+    pub(crate) fn bare() -> Self {
+        let folder = Folder::new();
+        new_key(&folder.join("ssh_host_ed25519_key"), &["-t", "ed25519"]);
+        fs::create_dir(folder.join("sshd_config.d")).expect("a folder");
+        let include = format!("Include {}/sshd_config.d/*.conf\n", folder.path().display());
+        Self::run(folder, &include)
+    }
+
     /// Opens the account to the given principals.
     pub(crate) fn start(ca: &Ca, principals: &[&str]) -> Self {
         let folder = Folder::new();
@@ -40,15 +49,26 @@ impl Sshd {
             &format!("hallpass_principals/{account}"),
             principals.join("\n") + "\n",
         );
-        let port = free_port();
         let config = format!(
             "TrustedUserCAKeys {}\n\
              AuthorizedPrincipalsFile {}/%u\n\
-             HostKey {}\n\
              HostCertificate {}\n\
              AuthorizedKeysFile none\n\
              PasswordAuthentication no\n\
-             KbdInteractiveAuthentication no\n\
+             KbdInteractiveAuthentication no\n",
+            path("hallpass_user_ca.pub"),
+            path("hallpass_principals"),
+            path("ssh_host_ed25519_key-cert.pub"),
+        );
+        Self::run(folder, &config)
+    }
+
+    fn run(folder: Folder, config: &str) -> Self {
+        let account = own_name();
+        let port = free_port();
+        let config = format!(
+            "{config}\
+             HostKey {}\n\
              # What the tests add: a port, a place, and /tmp, which others can write to.\n\
              Port {port}\n\
              ListenAddress 127.0.0.1\n\
@@ -58,10 +78,7 @@ impl Sshd {
              MaxStartups 100\n\
              Subsystem sftp /usr/lib/openssh/sftp-server\n\
              LogLevel VERBOSE\n",
-            path("hallpass_user_ca.pub"),
-            path("hallpass_principals"),
-            path("ssh_host_ed25519_key"),
-            path("ssh_host_ed25519_key-cert.pub"),
+            folder.join("ssh_host_ed25519_key").display(),
         );
         let config = folder.write("sshd_config", config);
         if is_root() {
@@ -84,6 +101,10 @@ impl Sshd {
         };
         wait_until("sshd", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         sshd
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// What sshd has logged.

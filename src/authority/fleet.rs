@@ -1,0 +1,583 @@
+//! Hosts that keep themselves up to date: invited by an administrator, joined with a key of their
+//! own, and from then on renewing their certificates and confirming what they trust.
+
+use std::net::IpAddr;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use ring::digest::{SHA256, digest};
+use ssh_key::PublicKey;
+
+use super::hosts::bounds;
+use super::{Authority, Refusal, now, recorded};
+use crate::audit::{Event, HostActor, HostProfile, RecordedCertificate};
+use crate::certificate::{
+    CsrSubject, ServerGrant, SshHostGrant, Validity, check_ssh_key, parse_public_key,
+};
+use crate::identity::{self, Host, KnownHost, ReplayGuard, SignedRequest};
+use crate::keys::random_bytes;
+use crate::model::{
+    Access, CertificateAnswer, HostConfirmation, HostInvitation, HostJoin, HostName, HostState,
+    HostSubject, HostSummary, HostTtl, Invited, PrincipalName, Role, SignedTrust, Timestamp,
+};
+use crate::policy::AdminAction;
+
+/// How long a token is good when nothing else is asked for, and at most.
+const TOKEN_LIFE: u64 = 60 * 60;
+const LONGEST_TOKEN_LIFE: u64 = 24 * 60 * 60;
+/// How long a joined host's certificates live when nothing else is asked for.
+const CERTIFICATE_LIFE: u64 = 7 * 24 * 60 * 60;
+const MOST_LABELS: usize = 32;
+
+impl Authority {
+    /// Lets a host join once, with a token that is shown this one time.
+    ///
+    /// # Errors
+    /// When the requester may not, or the invitation is not right.
+    pub async fn invite_host(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<Invited, Refusal> {
+        let now = now();
+        self.change(
+            request,
+            source,
+            AdminAction::CertifyHosts,
+            |by| {
+                let ask: HostInvitation = self.parse(request)?;
+                let life = ask.token_life.map_or(TOKEN_LIFE, |life| life.as_secs());
+                if life > LONGEST_TOKEN_LIFE {
+                    return Err(Refusal::illegal("token_life: use at most 24h"));
+                }
+                let expires = now.plus(std::time::Duration::from_secs(life));
+                let profile = profile(ask)?;
+                let token = self.token()?;
+                let invited = Invited {
+                    host: profile.host.clone(),
+                    token: token.clone(),
+                    expires,
+                };
+                let event = Event::HostInvited {
+                    profile,
+                    token_sha256: hash(&token),
+                    expires,
+                    by,
+                };
+                Ok((invited, event))
+            },
+            |_| None,
+        )
+        .await
+    }
+
+    /// Every host that was invited or has joined.
+    ///
+    /// # Errors
+    /// When the requester may not know.
+    pub async fn hosts(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<Vec<HostSummary>, Refusal> {
+        let now = now();
+        let (requester, _) = self
+            .administrator(request, source, AdminAction::CertifyHosts, now)
+            .await?;
+        self.read(&requester).await?;
+        let trust = self.keys.now().trust.version;
+        let directory = self.directory();
+        Ok(directory
+            .hosts()
+            .iter()
+            .map(|host| summary(host, trust, now))
+            .collect())
+    }
+
+    /// Takes no more requests of a host. Its certificates stay good until they end.
+    ///
+    /// # Errors
+    /// When the requester may not, or there is no such host.
+    pub async fn remove_host(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        name: &str,
+    ) -> Result<(), Refusal> {
+        self.change(
+            request,
+            source,
+            AdminAction::CertifyHosts,
+            |by| {
+                let found = name.parse().ok().filter(|name| {
+                    let directory = self.directory();
+                    directory.hosts().find(name).is_some()
+                });
+                let host: HostName = found.ok_or_else(|| nowhere(name))?;
+                let removed_by = Some(by);
+                Ok(((), Event::HostRemoved { host, removed_by }))
+            },
+            |_| None,
+        )
+        .await
+    }
+
+    /// Takes in a host that has a good token. The key that signs the request is the host's from then
+    /// on.
+    ///
+    /// # Errors
+    /// When the token is not good, or the key is somebody's already.
+    pub async fn join_host(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<HostState, Refusal> {
+        let now = now();
+        let alone = std::sync::Arc::clone(&self.changes).lock_owned().await;
+        let token = self
+            .parse::<HostJoin>(request)
+            .map(|join| hash(&join.token));
+        let invited = token.ok().and_then(|token| {
+            let directory = self.directory();
+            directory
+                .hosts()
+                .invited(&token, now)
+                .map(|host| host.profile.clone())
+        });
+        let newcomer = identity::identify_newcomer(
+            request,
+            &self.keys.now().audiences,
+            || invited.is_some(),
+            &self.replays,
+            now,
+        );
+        let (newcomer, profile) = match (newcomer, invited) {
+            (Ok(newcomer), Some(profile)) => (newcomer, profile),
+            (Err(refusal), _) => {
+                return Err(self.unidentified(request, source, refusal, now).await?);
+            }
+            (Ok(_), None) => return Err(Refusal::Unidentified),
+        };
+        let key = PublicKey::from(newcomer.key);
+        check_ssh_key(key.key_data()).map_err(|error| Refusal::illegal(error.to_string()))?;
+        self.directory().check_new_key(&key)?;
+        let event = Event::HostJoined {
+            host: profile.host.clone(),
+            public_key: super::enrolment::line(&key)?,
+            source,
+        };
+        let nonce = (newcomer.nonce, ReplayGuard::expiry(newcomer.signed));
+        self.log
+            .reserve(now)?
+            .commit_holding(event, Some(nonce), Some(Box::new(alone)))
+            .await?;
+        self.state_of(&profile)
+    }
+
+    /// What a host must trust and let in, and how its certificates should look.
+    ///
+    /// # Errors
+    /// When no host is identified.
+    pub async fn host_state(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<HostState, Refusal> {
+        let host = self.known_host(request, source).await?;
+        self.log
+            .spend(host.actor.nonce.clone(), expiry(&host))
+            .await?;
+        self.state_of(&host.profile)
+    }
+
+    /// Certifies the SSH key of a host that asks for it itself.
+    ///
+    /// # Errors
+    /// When no host is identified, or it has no sshd.
+    pub async fn renew_ssh_host(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<CertificateAnswer, Refusal> {
+        let host = self.known_host(request, source).await?;
+        if !host.profile.ssh {
+            return Err(not_invited_for(&host.profile, "--ssh"));
+        }
+        let ask: HostSubject = self.parse(request)?;
+        let illegal = |error| Refusal::illegal(format!("subject: {error}"));
+        let key = parse_public_key(&ask.subject).map_err(illegal)?;
+        check_ssh_key(key.key_data()).map_err(illegal)?;
+        let now = now();
+        let validity = Validity::host(now, life(&host.profile)?);
+        let slot = self.log.reserve(now)?;
+        let grant = SshHostGrant {
+            subject: key.key_data(),
+            serial: slot.serial(),
+            entry: slot.index(),
+            requester: host.profile.host.as_str(),
+            names: &host.profile.names,
+            validity,
+            nonce: random_bytes()?,
+        };
+        let keys = self.keys.to_sign(|keys| &keys.ssh_host, validity.before)?;
+        let certificate = keys.ssh_host.ca.host_certificate(&grant)?;
+        let record = recorded(
+            "ssh-host",
+            slot.serial(),
+            grant.key_id(),
+            validity,
+            keys.ssh_host.fingerprint.clone(),
+            certificate.clone(),
+        );
+        self.release_renewed(host, slot, record, certificate).await
+    }
+
+    /// Certifies the TLS key of a database whose host asks for it itself.
+    ///
+    /// # Errors
+    /// When no host is identified, or it has no database.
+    pub async fn renew_tls_host(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<CertificateAnswer, Refusal> {
+        let host = self.known_host(request, source).await?;
+        if !host.profile.database {
+            return Err(not_invited_for(&host.profile, "--postgres"));
+        }
+        let ask: HostSubject = self.parse(request)?;
+        let subject = CsrSubject::from_pem(&ask.subject)
+            .map_err(|error| Refusal::illegal(format!("subject: {error}")))?;
+        let now = now();
+        let validity = Validity::host(now, life(&host.profile)?);
+        let slot = self.log.reserve(now)?;
+        let grant = ServerGrant {
+            subject: &subject,
+            serial: slot.serial(),
+            names: &host.profile.names,
+            validity,
+        };
+        let keys = self.keys.to_sign(|keys| &keys.x509, validity.before)?;
+        let certificate = keys.x509.ca.server_certificate(&grant)?;
+        let chain = format!("{certificate}{}", keys.x509.ca.certificate_pem());
+        let record = recorded(
+            "x509-server",
+            slot.serial(),
+            format!("CN={}", host.profile.names[0]),
+            validity,
+            keys.x509.fingerprint.clone(),
+            certificate,
+        );
+        self.release_renewed(host, slot, record, chain).await
+    }
+
+    /// Notes which trust bundle is in force on a host.
+    ///
+    /// # Errors
+    /// When no host is identified, or there is no such bundle yet.
+    pub async fn confirm_trust(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<(), Refusal> {
+        let now = now();
+        let host = self.known_host(request, source).await?;
+        let ask: HostConfirmation = self.parse(request)?;
+        if ask.trust > self.keys.now().trust.version {
+            return Err(Refusal::illegal("trust: there is no such version yet"));
+        }
+        let nonce = (host.actor.nonce.clone(), expiry(&host));
+        if host.confirmed == Some(ask.trust) {
+            return Ok(self.log.spend(nonce.0, nonce.1).await?);
+        }
+        let event = Event::HostConfirmed {
+            host: host.profile.host,
+            trust: ask.trust,
+            source,
+        };
+        self.log.reserve(now)?.commit(event, Some(nonce)).await?;
+        Ok(())
+    }
+
+    /// Takes no more requests of the host that asks for it.
+    ///
+    /// # Errors
+    /// When no host is identified.
+    pub async fn leave_host(&self, request: &SignedRequest, source: IpAddr) -> Result<(), Refusal> {
+        let now = now();
+        let host = self.known_host(request, source).await?;
+        let nonce = (host.actor.nonce.clone(), expiry(&host));
+        let event = Event::HostRemoved {
+            host: host.profile.host,
+            removed_by: None,
+        };
+        self.log.reserve(now)?.commit(event, Some(nonce)).await?;
+        Ok(())
+    }
+
+    /// The hosts for which it matters that have not confirmed a bundle of that version or a newer.
+    pub(super) fn unconfirmed(
+        &self,
+        version: u64,
+        matters: impl Fn(&HostProfile) -> bool,
+    ) -> Vec<HostName> {
+        let directory = self.directory();
+        directory
+            .hosts()
+            .iter()
+            .filter(|host| matters(&host.profile))
+            .filter(|host| {
+                let joined = host.joined.as_ref();
+                joined.is_some_and(|joined| joined.confirmed.is_none_or(|has| has < version))
+            })
+            .map(|host| host.profile.host.clone())
+            .collect()
+    }
+
+    async fn known_host(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<KnownHost, Refusal> {
+        let now = now();
+        let found = identity::identify_host(
+            request,
+            &self.keys.now().audiences,
+            source,
+            self.directory().hosts(),
+            &self.replays,
+            now,
+        );
+        match found {
+            Ok(host) => Ok(host),
+            Err(refusal) => Err(self.unidentified(request, source, refusal, now).await?),
+        }
+    }
+
+    async fn release_renewed(
+        &self,
+        host: KnownHost,
+        slot: crate::audit::Slot,
+        record: RecordedCertificate,
+        certificate: String,
+    ) -> Result<CertificateAnswer, Refusal> {
+        let (serial, validity) = (record.serial, (record.valid_after, record.valid_before));
+        let good_for = host.profile.names.iter().map(HostName::to_string).collect();
+        let nonce = (host.actor.nonce.clone(), expiry(&host));
+        let by: HostActor = host.actor;
+        let event = Event::HostCertificateRenewed {
+            by,
+            names: host.profile.names,
+            certificate: record,
+        };
+        let place = slot.commit(event, Some(nonce)).await?;
+        self.answer(&place, serial, certificate, validity, good_for)
+    }
+
+    /// A token: the fingerprint that the host pins, and what nobody can guess.
+    fn token(&self) -> Result<String, Refusal> {
+        let fingerprint = self.fingerprint();
+        let pin = STANDARD_NO_PAD
+            .decode(fingerprint.trim_start_matches("SHA256:"))
+            .map_err(|error| Refusal::Internal(error.to_string()))?;
+        let random: [u8; 32] = random_bytes()?;
+        let [pin, random] = [pin.as_slice(), &random].map(|part| URL_SAFE_NO_PAD.encode(part));
+        Ok(format!("{pin}.{random}"))
+    }
+
+    fn state_of(&self, profile: &HostProfile) -> Result<HostState, Refusal> {
+        let keys = self.keys.now();
+        let bundle = serde_json::to_string(&keys.trust)
+            .map_err(|error| Refusal::Internal(error.to_string()))?;
+        let signature = self.signer.sign_statement(&bundle)?;
+        let mut principals: Vec<PrincipalName> = self
+            .policy
+            .roles
+            .iter()
+            .filter(|role| profile.ssh && is_meant_for(role, profile))
+            .filter_map(|role| match &role.access {
+                Access::Ssh(access) => Some(access.principals.clone()),
+                Access::Database(_) => None,
+            })
+            .flatten()
+            .collect();
+        principals.sort();
+        principals.dedup();
+        Ok(HostState {
+            host: profile.host.clone(),
+            names: profile.names.clone(),
+            ssh: profile.ssh,
+            database: profile.database,
+            trust: SignedTrust { bundle, signature },
+            principals,
+            ssh_host_ca: keys.ssh_host.fingerprint.clone(),
+            x509_ca: keys.x509.fingerprint.clone(),
+        })
+    }
+}
+
+/// Whether a role names a host, by its name, one of its names or a label. A pattern's `*` stands for
+/// any characters.
+fn is_meant_for(role: &Role, profile: &HostProfile) -> bool {
+    let Access::Ssh(access) = &role.access else {
+        return false;
+    };
+    let names = [&profile.host].into_iter().chain(&profile.names);
+    names.chain(&profile.labels).any(|name| {
+        access
+            .hosts
+            .iter()
+            .any(|pattern| matches(pattern, name.as_str()))
+    })
+}
+
+/// Whether a name matches a pattern.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((before, mut rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(mut name) = name.strip_prefix(before) else {
+        return false;
+    };
+    // The leftmost place for each part leaves the most room for those after it.
+    while let Some((part, after)) = rest.split_once('*') {
+        let Some((_, behind)) = name.split_once(part) else {
+            return false;
+        };
+        (rest, name) = (after, behind);
+    }
+    name.ends_with(rest)
+}
+
+fn profile(ask: HostInvitation) -> Result<HostProfile, Refusal> {
+    if !ask.ssh && !ask.database {
+        return Err(Refusal::illegal(
+            "say what the host has: ssh, database or both",
+        ));
+    }
+    if ask.labels.len() > MOST_LABELS {
+        return Err(Refusal::illegal(format!(
+            "labels: give at most {MOST_LABELS}"
+        )));
+    }
+    let mut names = ask.names;
+    if names.is_empty() {
+        names.push(ask.host.clone());
+    }
+    let ttl = match ask.ttl {
+        Some(ttl) => ttl,
+        None => HostTtl::from_secs(CERTIFICATE_LIFE)
+            .map_err(|error| Refusal::Internal(error.to_string()))?,
+    };
+    let (names, ttl) = bounds(names, Some(ttl))?;
+    Ok(HostProfile {
+        host: ask.host,
+        names,
+        labels: ask.labels,
+        ssh: ask.ssh,
+        database: ask.database,
+        ttl: ttl.as_secs(),
+    })
+}
+
+fn summary(host: &Host, trust: u64, now: Timestamp) -> HostSummary {
+    let Host {
+        profile,
+        invitation,
+        joined,
+    } = host;
+    let confirmed = joined.as_ref().and_then(|joined| joined.confirmed);
+    HostSummary {
+        host: profile.host.clone(),
+        names: profile.names.clone(),
+        labels: profile.labels.clone(),
+        ssh: profile.ssh,
+        database: profile.database,
+        invited_until: invitation
+            .as_ref()
+            .map(|(_, until)| *until)
+            .filter(|until| *until > now),
+        joined: joined.as_ref().map(|joined| joined.since),
+        confirmed,
+        up_to_date: confirmed == Some(trust),
+    }
+}
+
+fn life(profile: &HostProfile) -> Result<HostTtl, Refusal> {
+    HostTtl::from_secs(profile.ttl).map_err(|error| Refusal::Internal(error.to_string()))
+}
+
+fn expiry(host: &KnownHost) -> Timestamp {
+    ReplayGuard::expiry(host.signed)
+}
+
+fn hash(token: &str) -> String {
+    let digest = digest(&SHA256, token.as_bytes());
+    let digits = digest.as_ref().iter();
+    digits.map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn nowhere(name: &str) -> Refusal {
+    let name: String = name.chars().take(64).collect();
+    Refusal::NotFound(format!(
+        "there is no host {name:?}: `hallpass host list` shows all"
+    ))
+}
+
+fn not_invited_for(profile: &HostProfile, option: &str) -> Refusal {
+    Refusal::Denied {
+        code: "not-invited",
+        detail: format!(
+            "host {} was not invited with {option}: have it invited again",
+            profile.host
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        for (pattern, name) in [
+            ("web-1", "web-1"),
+            ("web-*", "web-1"),
+            ("web-*", "web-"),
+            ("*", "anything.example.org"),
+            ("*.example.org", "a.b.example.org"),
+            ("web-*.example.org", "web-1.example.org"),
+            ("a*b*c", "a-b-b-c"),
+        ] {
+            assert!(matches(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [
+            ("web-*", "web"),
+            ("web-*", "my-web-1"),
+            ("web-1", "web-11"),
+            ("*.example.org", "example.org"),
+            ("a*a", "a"),
+            ("a*b*c", "a-c-b"),
+            ("", "a"),
+        ] {
+            assert!(!matches(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_stands_for_a_star_matches(
+            parts in proptest::collection::vec("[a-c]{0,3}", 1..4),
+            filled in proptest::collection::vec("[a-c]{0,3}", 3),
+        ) {
+            let mut name = parts[0].clone();
+            for (part, fill) in parts[1..].iter().zip(&filled) {
+                name += fill;
+                name += part;
+            }
+            prop_assert!(matches(&parts.join("*"), &name));
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! A stock PostgreSQL.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustls::client::ResolvesClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName, SignatureScheme,
+};
+
+use super::HostError;
+use super::change::Change;
+use super::settings::PostgresSettings;
+use crate::model::TrustBundle;
+
+/// How long a reload may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Asks a PostgreSQL to go on with TLS (its protocol's SSLRequest).
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+/// The line that has `postgresql.conf` take in what is put beside the data.
+const INCLUDE: &str = "include_if_exists";
+
+impl PostgresSettings {
+    pub(super) fn key(&self) -> PathBuf {
+        self.data.join("hallpass_server.key")
+    }
+
+    pub(super) fn certificate(&self) -> PathBuf {
+        self.data.join("hallpass_server.crt")
+    }
+
+    fn root(&self) -> PathBuf {
+        self.data.join("hallpass_root.pem")
+    }
+
+    fn config_part(&self) -> PathBuf {
+        self.data.join("hallpass.conf")
+    }
+
+    /// The files as they should be, but for key and certificate.
+    pub(super) fn changes(&self, trust: &TrustBundle) -> Result<Vec<Change>, HostError> {
+        let part = format!(
+            "# Written by `hallpass host`; `hallpass host leave` takes it away.\n\
+             ssl = on\n\
+             ssl_cert_file = '{}'\n\
+             ssl_key_file = '{}'\n\
+             ssl_ca_file = '{}'\n\
+             ssl_min_protocol_version = 'TLSv1.3'\n",
+            self.certificate().display(),
+            self.key().display(),
+            self.root().display(),
+        );
+        let config = fs::read_to_string(&self.config).map_err(|source| HostError::Io {
+            path: self.config.clone(),
+            source,
+        })?;
+        let include = format!("{INCLUDE} '{}'", self.config_part().display());
+        let config = if config.lines().any(|line| line.trim() == include) {
+            config
+        } else {
+            format!("{}\n{include}\n", config.trim_end())
+        };
+        Ok(vec![
+            Change::public(self.root(), trust.x509.concat()).as_its_folder(),
+            Change::public(self.config_part(), part).as_its_folder(),
+            Change::public(self.config.clone(), config).as_its_folder(),
+        ])
+    }
+
+    /// Has it read its configuration again. Sessions go on.
+    pub(super) fn reload(&self) -> Result<(), HostError> {
+        let pid = self.running()?.pid;
+        // SAFETY: kill has no preconditions.
+        if unsafe { libc::kill(pid, libc::SIGHUP) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        Err(HostError::NotInForce(format!(
+            "PostgreSQL (process {pid}) can't be told to reload: {error}"
+        )))
+    }
+
+    fn running(&self) -> Result<Running, HostError> {
+        let path = self.data.join("postmaster.pid");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let mut lines = text.lines();
+        // PID, data folder, start time, port, socket folder, first address.
+        let running = (|| {
+            let pid = lines.next()?.trim().parse().ok().filter(|pid| *pid > 1)?;
+            let port = lines.nth(2)?.trim().parse().ok()?;
+            let address = lines.nth(1).unwrap_or_default().trim();
+            let address = match address {
+                "" | "*" | "0.0.0.0" | "::" => "localhost",
+                address => address,
+            };
+            Some(Running {
+                pid,
+                port,
+                address: address.to_owned(),
+            })
+        })();
+        running.ok_or_else(|| {
+            HostError::NotInForce(format!(
+                "PostgreSQL does not run ({} has no process): start it, then run `hallpass host \
+                 sync` again",
+                path.display()
+            ))
+        })
+    }
+
+    /// Waits until it shows the certificate that is in place, and asks for certificates of exactly
+    /// the CAs that it should trust.
+    pub(super) fn wait_until_in_force(&self, trust: &TrustBundle) -> Result<(), HostError> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.is_in_force(trust) {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() > until => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+
+    fn is_in_force(&self, trust: &TrustBundle) -> Result<(), HostError> {
+        let Running { port, address, .. } = self.running()?;
+        let not = |why: String| {
+            HostError::NotInForce(format!(
+                "PostgreSQL at {address}:{port} is not as it should be yet: {why}; its own log says \
+                 more"
+            ))
+        };
+        let shown = shown(&address, port).map_err(|error| not(error.to_string()))?;
+        let pem = fs::read(self.certificate()).unwrap_or_default();
+        let own = CertificateDer::from_pem_slice(&pem).map_err(|_| {
+            not(format!(
+                "{} is no certificate",
+                self.certificate().display()
+            ))
+        })?;
+        if shown.certificate.as_ref() != Some(&own) {
+            return Err(not("it shows another certificate".to_owned()));
+        }
+        let mut wanted = Vec::new();
+        for pem in &trust.x509 {
+            wanted.extend(subject(pem));
+        }
+        let mut asked = shown.authorities;
+        wanted.sort();
+        asked.sort();
+        if asked != wanted {
+            return Err(not("it trusts other CAs".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// A PostgreSQL that runs.
+struct Running {
+    pid: i32,
+    port: u16,
+    address: String,
+}
+
+/// The subject of a certificate in PEM, in DER.
+fn subject(pem: &str) -> Option<Vec<u8>> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
+    Some(certificate.subject().as_raw().to_vec())
+}
+
+/// What a server shows of itself in a handshake.
+#[derive(Default)]
+struct Shown {
+    certificate: Option<CertificateDer<'static>>,
+    /// The subjects of the CAs that it takes certificates of, in DER.
+    authorities: Vec<Vec<u8>>,
+}
+
+/// Looks at everything, trusts nothing, and sends nothing.
+#[derive(Debug)]
+struct Onlooker {
+    provider: CryptoProvider,
+    shown: Mutex<(Option<CertificateDer<'static>>, Vec<Vec<u8>>)>,
+}
+
+fn shown(address: &str, port: u16) -> io::Result<Shown> {
+    let target = (address, port).to_socket_addrs()?.next();
+    let target = target.ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let mut tcp = TcpStream::connect_timeout(&target, PATIENCE)?;
+    tcp.set_read_timeout(Some(PATIENCE))?;
+    tcp.set_write_timeout(Some(PATIENCE))?;
+    tcp.write_all(&SSL_REQUEST)?;
+    let mut answer = [0];
+    tcp.read_exact(&mut answer)?;
+    if answer != *b"S" {
+        return Err(io::Error::other("it does not speak TLS"));
+    }
+    let onlooker = Arc::new(Onlooker {
+        provider: rustls::crypto::ring::default_provider(),
+        shown: Mutex::default(),
+    });
+    let config = ClientConfig::builder_with_provider(Arc::new(onlooker.provider.clone()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(&onlooker) as _)
+        .with_client_cert_resolver(Arc::clone(&onlooker) as _);
+    let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+    let mut tls = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+    while tls.is_handshaking() {
+        tls.complete_io(&mut tcp)?;
+    }
+    let shown = &onlooker.shown;
+    let (certificate, authorities) =
+        std::mem::take(&mut *shown.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Shown {
+        certificate,
+        authorities,
+    })
+}
+
+impl ServerCertVerifier for Onlooker {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.0 = Some(end_entity.clone().into_owned());
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::PeerIncompatible::Tls12NotOffered.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
+    }
+
+    fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
+        None
+    }
+}
+
+impl ResolvesClientCert for Onlooker {
+    fn resolve(
+        &self,
+        root_hint_subjects: &[&[u8]],
+        _: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.1 = root_hint_subjects
+            .iter()
+            .map(|name| name.to_vec())
+            .collect();
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,188 @@
+//! A stock sshd.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use super::HostError;
+use super::change::Change;
+use super::settings::SshSettings;
+use crate::certificate::parse_public_key;
+use crate::model::{HostState, PrincipalName, TrustBundle};
+
+/// The folder of the accounts' principals.
+pub(super) const PRINCIPALS: &str = "hallpass_principals";
+/// Where Debian has it, and everybody else.
+const SSHD: &str = "/usr/sbin/sshd";
+
+impl SshSettings {
+    fn principals(&self) -> PathBuf {
+        self.folder.join(PRINCIPALS)
+    }
+
+    fn user_ca(&self) -> PathBuf {
+        self.folder.join("hallpass_user_ca.pub")
+    }
+
+    /// `ssh_host_ed25519_key-cert.pub` for `ssh_host_ed25519_key.pub`.
+    pub(super) fn certificate(&self) -> PathBuf {
+        let mut name = self.host_key.with_extension("").into_os_string();
+        name.push("-cert.pub");
+        name.into()
+    }
+
+    fn config_part(&self) -> PathBuf {
+        self.include.join("hallpass.conf")
+    }
+
+    /// The host's public key.
+    pub(super) fn public_key(&self) -> Result<String, HostError> {
+        let path = &self.host_key;
+        let line = fs::read_to_string(path).map_err(|source| HostError::Io {
+            path: path.clone(),
+            source,
+        })?;
+        match parse_public_key(&line) {
+            Ok(_) => Ok(line.trim().to_owned()),
+            Err(error) => Err(HostError::Illegal {
+                path: path.clone(),
+                why: error.to_string(),
+            }),
+        }
+    }
+
+    /// The files as they should be, but for the certificate.
+    pub(super) fn changes(
+        &self,
+        trust: &TrustBundle,
+        state: &HostState,
+    ) -> Result<Vec<Change>, HostError> {
+        let keys: String = trust.ssh_user.iter().map(|key| line(key)).collect();
+        let mut changes = vec![Change::public(self.user_ca(), keys)];
+        let accounts = self.accounts(state);
+        for (account, principals) in &accounts {
+            let lines: String = principals.iter().map(|name| line(name.as_str())).collect();
+            changes.push(Change::public(self.principals().join(account), lines));
+        }
+        // An account that no role opens any more is shut.
+        for file in fs::read_dir(self.principals())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let name = file.file_name();
+            if !accounts.iter().any(|(account, _)| name == account.as_str()) {
+                changes.push(Change::gone(file.path()));
+            }
+        }
+        // Last, so that what it names is there.
+        changes.push(Change::public(self.config_part(), self.config_text()));
+        Ok(changes)
+    }
+
+    /// Which principals open which account: those of its name, and those that it was given here.
+    fn accounts(&self, state: &HostState) -> Vec<(String, Vec<PrincipalName>)> {
+        let mut accounts: std::collections::BTreeMap<String, Vec<PrincipalName>> = state
+            .principals
+            .iter()
+            .map(|principal| (principal.to_string(), vec![principal.clone()]))
+            .collect();
+        for (account, principals) in &self.accounts {
+            let meant = principals
+                .iter()
+                .filter(|principal| state.principals.contains(principal));
+            let opened = accounts.entry(account.clone()).or_default();
+            opened.extend(meant.cloned());
+            opened.sort();
+            opened.dedup();
+        }
+        accounts.retain(|_, principals| !principals.is_empty());
+        accounts.into_iter().collect()
+    }
+
+    fn config_text(&self) -> String {
+        let mut text = format!(
+            "# Written by `hallpass host`; `hallpass host leave` takes it away.\n\
+             TrustedUserCAKeys {}\n\
+             AuthorizedPrincipalsFile {}/%u\n\
+             HostCertificate {}\n",
+            self.user_ca().display(),
+            self.principals().display(),
+            self.certificate().display(),
+        );
+        if self.only_certificates {
+            text.push_str(
+                "# No standing access beside the certificates:\n\
+                 AuthorizedKeysFile none\n\
+                 PasswordAuthentication no\n\
+                 KbdInteractiveAuthentication no\n",
+            );
+        }
+        text
+    }
+
+    /// Has sshd itself check its configuration, and that it has what was put in place.
+    pub(super) fn check(&self) -> Result<(), HostError> {
+        let config = self.config.as_os_str();
+        let checked = run(Command::new(SSHD).arg("-t").arg("-f").arg(config));
+        if let Err(why) = checked {
+            return Err(HostError::Unfit {
+                program: "sshd",
+                why,
+            });
+        }
+        let effective = run(Command::new(SSHD).arg("-T").arg("-f").arg(config)).map_err(|why| {
+            HostError::Unfit {
+                program: "sshd",
+                why,
+            }
+        })?;
+        for (option, path) in [
+            ("trustedusercakeys", self.user_ca()),
+            ("authorizedprincipalsfile", self.principals().join("%u")),
+            ("hostcertificate", self.certificate()),
+        ] {
+            let wanted = format!("{option} {}", path.display());
+            if !effective.lines().any(|line| line == wanted) {
+                return Err(HostError::Unfit {
+                    program: "sshd",
+                    why: format!(
+                        "something else is set for {option} in front of {}: {} must include {}/*.conf \
+                         at its beginning, and nothing before may set it",
+                        self.config_part().display(),
+                        self.config.display(),
+                        self.include.display(),
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Has sshd read its configuration again. Sessions go on.
+    pub(super) fn reload(&self) -> Result<(), HostError> {
+        run(Command::new("/bin/sh").arg("-c").arg(&self.reload))
+            .map(drop)
+            .map_err(|why| HostError::NotInForce(format!("`{}` failed: {why}", self.reload)))
+    }
+}
+
+fn line(text: &str) -> String {
+    format!("{}\n", text.trim())
+}
+
+/// Runs a program. Gives what it said, or why it failed.
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(match said.trim() {
+        "" => output.status.to_string(),
+        said => said.to_owned(),
+    })
+}

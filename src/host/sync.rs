@@ -1,0 +1,323 @@
+//! Joining, staying up to date, and leaving.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use ssh_key::Certificate;
+
+use super::HostError;
+use super::change::{self, Change, What};
+use super::settings::{PostgresSettings, Settings, SshSettings, State};
+use crate::certificate::fingerprint;
+use crate::client::{
+    Api, Pin, ServerUrl, SigningKey, Subject, connect_in, now, write_private, write_public,
+};
+use crate::identity::key_fingerprint;
+use crate::model::{
+    CertificateAnswer, HostConfirmation, HostJoin, HostState, HostSubject, Timestamp, TrustBundle,
+};
+
+/// How a host joins.
+pub struct Joining {
+    /// Where the CA answers.
+    pub url: ServerUrl,
+    /// The invitation's token, with the CA's fingerprint in it.
+    pub token: String,
+    /// Its sshd, when that is to be kept up to date.
+    pub ssh: Option<SshSettings>,
+    /// Its PostgreSQL, likewise.
+    pub postgres: Option<PostgresSettings>,
+}
+
+/// What a synchronisation did, or would do.
+#[derive(Debug, Default)]
+pub struct Synced {
+    /// The files, with what happens to each.
+    pub files: Vec<(PathBuf, What)>,
+    /// The version of the trust bundle that is in force.
+    pub trust: u64,
+    /// Until when the certificates are good.
+    pub good_until: Option<Timestamp>,
+}
+
+/// What leaving gave back.
+#[derive(Debug)]
+pub struct Left {
+    /// The files that are as they were before.
+    pub files: Vec<PathBuf>,
+    /// Why the CA could not be told.
+    pub untold: Option<String>,
+}
+
+/// Joins: makes the host's own key, and has the CA bind it to the host that the token invites.
+/// Changes nothing else yet.
+///
+/// # Errors
+/// When the CA is not the one that the token names, or does not take the token.
+pub fn join(folder: &Path, joining: Joining) -> Result<Settings, HostError> {
+    let state = State::lock(folder)?;
+    if state.toml().exists() {
+        return Err(HostError::Joined { path: state.toml() });
+    }
+    let pin = pin(&joining.token)?;
+    let key = Subject::fresh_ssh("hallpass host")?;
+    if let Some(private) = key.private_part()? {
+        write_private(&state.identity(), private.as_bytes())?;
+    }
+    let public = format!("{}\n", key.ssh_line()?);
+    write_public(
+        &state.identity().with_added_extension("pub"),
+        public.as_bytes(),
+    )?;
+    connect_in(&state.config(), joining.url, pin, Some(&state.identity()))?;
+    let api = open(&state)?;
+    let join = HostJoin {
+        token: joining.token,
+    };
+    let known: HostState = api.post("/v1/host/join", &join)?;
+    let settings = Settings {
+        host: known.host.clone(),
+        trust: 0,
+        ssh: joining.ssh.filter(|_| known.ssh),
+        postgres: joining.postgres.filter(|_| known.database),
+    };
+    state.store(&settings)?;
+    Ok(settings)
+}
+
+/// Brings the host up to date and confirms it, or with `dry` says what it would do.
+///
+/// # Errors
+/// When something can't be brought up to date. What is in place then still works.
+pub fn sync(folder: &Path, dry: bool) -> Result<Synced, HostError> {
+    let state = State::lock(folder)?;
+    let mut settings = state.load()?;
+    let api = open(&state)?;
+    let known: HostState = api.get("/v1/host")?;
+    let trust = trusted(&api, &settings, &known)?;
+    let mut synced = Synced {
+        trust: trust.version,
+        ..Synced::default()
+    };
+    if let Some(ssh) = settings.ssh.as_ref().filter(|_| known.ssh) {
+        sync_ssh(&state, &api, ssh, &known, &trust, dry, &mut synced)?;
+    }
+    if let Some(postgres) = settings.postgres.as_ref().filter(|_| known.database) {
+        sync_postgres(&state, &api, postgres, &known, &trust, dry, &mut synced)?;
+    }
+    if dry {
+        return Ok(synced);
+    }
+    state.config().take_trust(&trust)?;
+    if settings.trust != trust.version {
+        settings.trust = trust.version;
+        state.store(&settings)?;
+    }
+    let confirmation = HostConfirmation {
+        trust: trust.version,
+    };
+    api.post_unanswered("/v1/host/confirm", &confirmation)?;
+    Ok(synced)
+}
+
+/// Leaves: gives every file back as it was, and tells the CA, if it can be reached.
+///
+/// # Errors
+/// When a file can't be given back.
+pub fn leave(folder: &Path) -> Result<Left, HostError> {
+    let state = State::lock(folder)?;
+    let settings = state.load()?;
+    let files = change::changed(&state)?;
+    change::give_back(&state)?;
+    if let Some(ssh) = &settings.ssh {
+        ssh.reload()?;
+    }
+    if let Some(postgres) = &settings.postgres {
+        // It may not run; then there is nothing to reload.
+        postgres.reload().ok();
+    }
+    let told = open(&state).and_then(|api| Ok(api.delete("/v1/host")?));
+    fs::remove_dir_all(state.before()).ok();
+    for path in [state.toml(), state.identity()] {
+        fs::remove_file(&path).map_err(|source| HostError::Io { path, source })?;
+    }
+    Ok(Left {
+        files,
+        untold: told.err().map(|error| error.to_string()),
+    })
+}
+
+fn open(state: &State) -> Result<Api, HostError> {
+    let connection = state.config().load()?;
+    let key = SigningKey::open(&connection.ssh_key)?;
+    Ok(Api::new(&connection, key))
+}
+
+/// The CA's fingerprint out of a token.
+fn pin(token: &str) -> Result<Pin, HostError> {
+    let parts = token.split_once('.');
+    parts
+        .and_then(|(pin, _)| URL_SAFE_NO_PAD.decode(pin).ok())
+        .filter(|pin| pin.len() == 32)
+        .and_then(|pin| {
+            format!("SHA256:{}", STANDARD_NO_PAD.encode(pin))
+                .parse()
+                .ok()
+        })
+        .ok_or(HostError::Token)
+}
+
+/// The trust bundle, once it is known to be the CA's and none of before.
+fn trusted(api: &Api, settings: &Settings, known: &HostState) -> Result<TrustBundle, HostError> {
+    let signed = &known.trust;
+    if !api
+        .log_key()
+        .signed_statement(&signed.bundle, &signed.signature)
+    {
+        return Err(HostError::Unsigned);
+    }
+    let trust: TrustBundle =
+        serde_json::from_str(&signed.bundle).map_err(|_| HostError::Unsigned)?;
+    if trust.version < settings.trust {
+        return Err(HostError::RolledBack {
+            has: settings.trust,
+            got: trust.version,
+        });
+    }
+    Ok(trust)
+}
+
+fn sync_ssh(
+    state: &State,
+    api: &Api,
+    ssh: &SshSettings,
+    known: &HostState,
+    trust: &TrustBundle,
+    dry: bool,
+    synced: &mut Synced,
+) -> Result<(), HostError> {
+    let mut changes = Vec::new();
+    let there = fs::read_to_string(ssh.certificate()).ok();
+    let there = there.and_then(|line| ssh_life(&line, &known.ssh_host_ca, &ssh.public_key().ok()?));
+    match there {
+        Some(good_until) => note_life(synced, good_until),
+        None if dry => changes.push(Change::public(ssh.certificate(), "")),
+        None => {
+            let subject = HostSubject {
+                subject: ssh.public_key()?,
+            };
+            let answer: CertificateAnswer = api.post("/v1/host/certificates/ssh", &subject)?;
+            note_life(synced, answer.valid_before);
+            let line = format!("{}\n", answer.certificate.trim_end());
+            changes.push(Change::public(ssh.certificate(), line));
+        }
+    }
+    changes.extend(ssh.changes(trust, known)?);
+    if !note(synced, &changes)? || dry {
+        return Ok(());
+    }
+    let undo = change::make(state, &changes)?;
+    let put = ssh.check().and_then(|()| ssh.reload());
+    if put.is_err() {
+        change::undo_all(undo);
+    }
+    put
+}
+
+fn sync_postgres(
+    state: &State,
+    api: &Api,
+    postgres: &PostgresSettings,
+    known: &HostState,
+    trust: &TrustBundle,
+    dry: bool,
+    synced: &mut Synced,
+) -> Result<(), HostError> {
+    let mut changes = Vec::new();
+    let there = fs::read_to_string(postgres.certificate()).ok();
+    let there = there.filter(|_| postgres.key().exists());
+    match there.and_then(|pem| tls_life(&pem, &known.x509_ca)) {
+        Some(good_until) => note_life(synced, good_until),
+        None if dry => changes.push(Change::public(postgres.certificate(), "")),
+        None => {
+            let key = Subject::fresh_x509()?;
+            let subject = HostSubject {
+                subject: key.csr()?,
+            };
+            let answer: CertificateAnswer = api.post("/v1/host/certificates/tls", &subject)?;
+            note_life(synced, answer.valid_before);
+            if let Some(private) = key.private_part()? {
+                let private = Change::public(postgres.key(), private.as_bytes());
+                changes.push(private.private().as_its_folder());
+            }
+            changes
+                .push(Change::public(postgres.certificate(), answer.certificate).as_its_folder());
+        }
+    }
+    changes.extend(postgres.changes(trust)?);
+    let anything = note(synced, &changes)?;
+    if dry {
+        return Ok(());
+    }
+    let undo = change::make(state, &changes)?;
+    let put = (|| {
+        if anything {
+            postgres.reload()?;
+        }
+        postgres.wait_until_in_force(trust)
+    })();
+    if put.is_err() {
+        change::undo_all(undo);
+        postgres.reload().ok();
+    }
+    put
+}
+
+/// Notes what changes do. Whether they do anything.
+fn note(synced: &mut Synced, changes: &[Change]) -> Result<bool, HostError> {
+    let mut anything = false;
+    for change in changes {
+        let what = change.what()?;
+        anything |= what != What::Nothing;
+        synced.files.push((change.path.clone(), what));
+    }
+    Ok(anything)
+}
+
+fn note_life(synced: &mut Synced, good_until: Timestamp) {
+    let earliest = synced
+        .good_until
+        .map_or(good_until, |other| other.min(good_until));
+    synced.good_until = Some(earliest);
+}
+
+/// Until when an SSH certificate is good that need not be renewed: it is that CA key's, for that
+/// key, and in the first half of its life.
+fn ssh_life(line: &str, ca: &str, public_key: &str) -> Option<Timestamp> {
+    let certificate = Certificate::from_openssh(line.trim()).ok()?;
+    let key = crate::certificate::parse_public_key(public_key).ok()?;
+    let fits = key_fingerprint(certificate.signature_key()) == ca
+        && certificate.public_key() == key.key_data();
+    let ends = [certificate.valid_after(), certificate.valid_before()];
+    in_first_half(ends).filter(|_| fits)
+}
+
+/// The same of a TLS certificate with its issuer behind it.
+fn tls_life(pem: &str, ca: &str) -> Option<Timestamp> {
+    let mut chain = CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok);
+    let (certificate, issuer) = (chain.next()?, chain.next()?);
+    let (_, certificate) = x509_parser::parse_x509_certificate(&certificate).ok()?;
+    let validity = certificate.validity();
+    let ends = [validity.not_before, validity.not_after];
+    let ends = ends.map(|end| u64::try_from(end.timestamp()).unwrap_or_default());
+    in_first_half(ends).filter(|_| fingerprint(&issuer) == ca)
+}
+
+fn in_first_half([after, before]: [u64; 2]) -> Option<Timestamp> {
+    let half = after.midpoint(before);
+    (now().as_secs() < half).then(|| Timestamp::from_secs(before))
+}

@@ -1,0 +1,113 @@
+use std::collections::BTreeMap;
+
+use ssh_key::PublicKey;
+
+use super::key_fingerprint;
+use crate::audit::{Entry, Event, HostProfile};
+use crate::model::{HostName, Timestamp};
+
+/// The hosts that were invited or have joined, rebuilt from the audit log's entries.
+#[derive(Clone, Debug, Default)]
+pub struct Hosts {
+    hosts: BTreeMap<HostName, Host>,
+}
+
+/// A host that was invited, and perhaps has joined.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// What it was invited for.
+    pub profile: HostProfile,
+    /// The invitation that is open: the SHA-256 of its token in hexadecimal, and until when it is
+    /// good.
+    pub invitation: Option<(String, Timestamp)>,
+    /// The host's own key, once it has joined.
+    pub joined: Option<Joined>,
+}
+
+/// A host that keeps itself up to date.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// The fingerprint of the key that signs its requests.
+    pub fingerprint: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// The version of the trust bundle that it said is in force.
+    pub confirmed: Option<u64>,
+}
+
+impl Hosts {
+    /// Takes in an entry that was committed. Entries about anything else change nothing.
+    pub fn apply(&mut self, entry: &Entry) {
+        match &entry.event {
+            Event::HostInvited {
+                profile,
+                token_sha256,
+                expires,
+                ..
+            } => {
+                let invitation = Some((token_sha256.clone(), *expires));
+                let host = self.hosts.entry(profile.host.clone());
+                let host = host.or_insert_with(|| Host {
+                    profile: profile.clone(),
+                    invitation: None,
+                    joined: None,
+                });
+                (host.profile, host.invitation) = (profile.clone(), invitation);
+            }
+            Event::HostJoined {
+                host, public_key, ..
+            } => {
+                if let (Some(host), Ok(key)) = (
+                    self.hosts.get_mut(host),
+                    PublicKey::from_openssh(public_key),
+                ) {
+                    host.invitation = None;
+                    host.joined = Some(Joined {
+                        fingerprint: key_fingerprint(key.key_data()),
+                        since: entry.time,
+                        confirmed: None,
+                    });
+                }
+            }
+            Event::HostConfirmed { host, trust, .. } => {
+                if let Some(joined) = self
+                    .hosts
+                    .get_mut(host)
+                    .and_then(|host| host.joined.as_mut())
+                {
+                    joined.confirmed = Some(*trust);
+                }
+            }
+            Event::HostRemoved { host, .. } => {
+                self.hosts.remove(host);
+            }
+            _ => {}
+        }
+    }
+
+    /// The host whose requests a key signs.
+    pub fn of_key(&self, fingerprint: &str) -> Option<&Host> {
+        self.hosts.values().find(|host| {
+            let joined = host.joined.as_ref();
+            joined.is_some_and(|joined| joined.fingerprint == fingerprint)
+        })
+    }
+
+    /// The host that a token invites at that time, given the token's SHA-256 in hexadecimal.
+    pub fn invited(&self, token_sha256: &str, now: Timestamp) -> Option<&Host> {
+        self.hosts.values().find(|host| {
+            let invitation = host.invitation.as_ref();
+            invitation.is_some_and(|(token, expires)| token == token_sha256 && now < *expires)
+        })
+    }
+
+    /// The host of that name.
+    pub fn find(&self, name: &HostName) -> Option<&Host> {
+        self.hosts.get(name)
+    }
+
+    /// All hosts by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.values()
+    }
+}

@@ -1,0 +1,279 @@
+//! Hosts that keep themselves up to date.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use crate::support::{Ca, Host, Person, Ran, Sshd, wait_until};
+
+fn login(bob: &Person, sshd: &Sshd) -> Ran {
+    let ask = "ssh --role server-operator --purpose incident --reason x --";
+    let target = sshd.target();
+    let arguments = ask.split(' ').map(str::to_owned).chain(target);
+    bob.hallpass(arguments.chain(["echo in".to_owned()]))
+}
+
+fn select(bob: &Person, host: &Host) -> Ran {
+    let ask = "psql --role patients-read --purpose incident --reason INC-1 --";
+    let target = host.postgres.as_ref().unwrap().target();
+    let arguments = ask.split(' ').map(str::to_owned).chain(target);
+    let query = ["-XAtqc", "SELECT name FROM records"].map(str::to_owned);
+    bob.hallpass(arguments.chain(query))
+}
+
+/// Every file below a folder but logs and what changes by itself.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![folder.to_owned()];
+    while let Some(folder) = waiting.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            let name = path.display().to_string();
+            if path.is_dir() {
+                waiting.push(path);
+            } else if !name.ends_with(".log") {
+                found.insert(name, fs::read(path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_host_joins_shows_what_it_will_change_and_gives_it_back() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    let host = Host::with_sshd("app-1");
+    let sshd = host.sshd.as_ref().unwrap();
+    let before = files(sshd.folder.path());
+    let not_joined = host.sync();
+    assert_eq!(not_joined.code, 78, "{not_joined:?}");
+    assert!(not_joined.err.contains("has not joined"), "{not_joined:?}");
+
+    let token = host.invited(&ca.admin(), &[]);
+    let joined = host.join(&ca, &token).ok();
+    assert!(
+        joined.contains("This host is app-1 from now on."),
+        "{joined}"
+    );
+    let dry = Ran::of(host.command("sync").arg("--dry-run")).ok();
+    assert!(
+        dry.contains("would write") && dry.contains("sshd_config.d/hallpass.conf"),
+        "{dry}"
+    );
+    assert_eq!(files(sshd.folder.path()), before, "nothing changed yet");
+    assert_ne!(login(&bob, sshd).code, 0);
+
+    let synced = host.sync().ok();
+    assert!(
+        synced.contains("is in force; certificates are good until"),
+        "{synced}"
+    );
+    assert_eq!(login(&bob, sshd).ok(), "in\n");
+    let again = host.sync().ok();
+    assert!(
+        again.starts_with("Nothing to change.\nTrust bundle "),
+        "{again}"
+    );
+    let listed = ca.admin().hallpass(["host", "list"]).ok();
+    assert!(
+        listed.contains("app-1") && listed.contains(", the newest"),
+        "{listed}"
+    );
+
+    let left = Ran::of(&mut host.command("leave")).ok();
+    assert!(left.contains("This host has left the CA."), "{left}");
+    let mut after = files(sshd.folder.path());
+    after.retain(|name, _| before.contains_key(name) || !name.contains("hallpass"));
+    assert_eq!(after, before);
+    assert!(!sshd.folder.join("hallpass_principals").exists());
+    assert_ne!(login(&bob, sshd).code, 0);
+    assert!(!ca.admin().hallpass(["host", "list"]).ok().contains("app-1"));
+}
+
+#[test]
+fn a_token_is_good_once_and_only_for_its_host() {
+    let ca = Ca::start();
+    let admin = ca.admin();
+    let host = Host::with_sshd("app-1");
+    let token = host.invited(&admin, &[]);
+    let cut = host.join(&ca, &token[..40]);
+    assert_eq!(cut.code, 65, "{cut:?}");
+    assert!(cut.err.contains("copy all of it"), "{cut:?}");
+    let (pin, _) = token.split_once('.').unwrap();
+    let guessed = host.join(&ca, &format!("{pin}.{}", "A".repeat(43)));
+    assert_eq!(guessed.code, 77, "{guessed:?}");
+    host.join(&ca, &token).ok();
+    let thief = Host::with_sshd("app-1");
+    let late = thief.join(&ca, &token);
+    assert_eq!(late.code, 77, "{late:?}");
+    let refusals = ca.home.entries("unauthenticated-refused");
+    assert_eq!(
+        refusals.last().unwrap()["event"]["refused"]["code"],
+        "not-invited"
+    );
+    let expired = thief.invited(&admin, &["--token-life", "1s"]);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(thief.join(&ca, &expired).code, 77);
+    // The host that joined is none the worse.
+    host.sync().ok();
+    // Nor does the log hold what lets anybody in.
+    assert!(!ca.home.lines().concat().contains(&token));
+    let twice = host.join(&ca, &token);
+    assert!(twice.err.contains("has joined already"), "{twice:?}");
+    admin.hallpass(["host", "remove", "app-1"]).ok();
+    assert_eq!(host.sync().code, 77);
+}
+
+#[test]
+fn a_host_lets_in_only_the_roles_that_name_it() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    // server-operator is for app-* and db-*.
+    let named = Host::with_sshd("app-1");
+    named.take_in(&ca, &[]);
+    let labelled = Host::with_sshd("mail");
+    labelled.take_in(&ca, &["--label", "db-replica"]);
+    let other = Host::with_sshd("web-1");
+    other.take_in(&ca, &[]);
+    let try_in = |host: &Host| login(&bob, host.sshd.as_ref().unwrap()).code;
+    assert_eq!(try_in(&named), 0);
+    assert_eq!(try_in(&labelled), 0);
+    assert_ne!(
+        try_in(&other),
+        0,
+        "it trusts the CA, and is meant for no role"
+    );
+}
+
+#[test]
+fn a_database_is_set_up_and_given_back() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    let host = Host::with_postgres("db-1");
+    host.take_in(&ca, &[]);
+    assert_eq!(select(&bob, &host).ok(), "ward 3\n");
+    let again = host.sync().ok();
+    assert!(again.starts_with("Nothing to change."), "{again}");
+    Ran::of(&mut host.command("leave")).ok();
+    assert_ne!(
+        select(&bob, &host).code,
+        0,
+        "it does not speak TLS any more"
+    );
+}
+
+#[test]
+fn what_sshd_does_not_take_is_taken_back() {
+    let ca = Ca::start();
+    let host = Host::with_sshd("app-1");
+    let sshd = host.sshd.as_ref().unwrap();
+    let token = host.invited(&ca.admin(), &[]);
+    host.join(&ca, &token).ok();
+    let before = files(sshd.folder.path());
+    // Somebody else's mistake.
+    sshd.folder
+        .write("sshd_config.d/zz.conf", "NoSuchOption yes\n");
+    let refused = host.sync();
+    assert_eq!(refused.code, 78, "{refused:?}");
+    assert!(
+        refused
+            .err
+            .contains("sshd does not take the new configuration, and the old one is back")
+            && refused.err.contains("NoSuchOption"),
+        "{refused:?}"
+    );
+    fs::remove_file(sshd.folder.join("sshd_config.d/zz.conf")).unwrap();
+    let mut after = files(sshd.folder.path());
+    after.retain(|name, _| before.contains_key(name));
+    assert_eq!(after, before);
+    assert!(!sshd.folder.join("sshd_config.d/hallpass.conf").exists());
+    // Or an option in front that wins.
+    sshd.folder
+        .write("sshd_config.d/aa.conf", "TrustedUserCAKeys /etc/none\n");
+    let refused = host.sync();
+    assert!(
+        refused
+            .err
+            .contains("something else is set for trustedusercakeys"),
+        "{refused:?}"
+    );
+    fs::remove_file(sshd.folder.join("sshd_config.d/aa.conf")).unwrap();
+    host.sync().ok();
+    assert!(
+        ca.admin()
+            .hallpass(["host", "list"])
+            .ok()
+            .contains(", the newest")
+    );
+}
+
+#[test]
+fn without_the_ca_a_host_goes_on_with_what_it_has() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    let host = Host::with_sshd("app-1");
+    host.take_in(&ca, &[]);
+    let sshd = host.sshd.as_ref().unwrap();
+    assert_eq!(login(&bob, sshd).ok(), "in\n");
+    let address = ca.address().to_owned();
+    let home = ca.stop();
+    let alone = host.sync();
+    assert_eq!(alone.code, 69, "{alone:?}");
+    assert_eq!(
+        login(&bob, sshd).ok(),
+        "in\n",
+        "with the certificate that bob holds"
+    );
+    let left = Ran::of(&mut host.command("leave")).ok();
+    assert!(left.contains("but the CA was not told"), "{left}");
+    drop(Ca::at(home, &address));
+}
+
+#[test]
+fn activation_waits_for_each_host_by_name() {
+    let ca = Ca::start();
+    let admin = ca.admin();
+    let (one, two) = (Host::with_sshd("app-1"), Host::with_sshd("app-2"));
+    one.take_in(&ca, &[]);
+    two.take_in(&ca, &[]);
+    let key = |line: &str| admin.hallpass(["key"].into_iter().chain(line.split(' ')));
+    key("rotate ssh-user").ok();
+    let waits = key("activate ssh-user-2");
+    assert_eq!(waits.code, 65, "{waits:?}");
+    for name in ["app-1", "app-2"] {
+        let words = format!("for host {name} to confirm that it trusts it");
+        assert!(waits.err.contains(&words), "{waits:?}");
+    }
+    one.sync().ok();
+    let waits = key("activate ssh-user-2");
+    assert!(
+        !waits.err.contains("app-1") && waits.err.contains("app-2"),
+        "{waits:?}"
+    );
+    let watching = two.watch();
+    wait_until("the other host", || key("activate ssh-user-2").code == 0);
+    drop(watching);
+    let entry = ca.home.entries("ca-key-activated").pop().unwrap();
+    assert!(entry["event"].get("forced").is_none(), "{entry}");
+}
+
+#[test]
+fn an_older_trust_bundle_is_not_taken() {
+    let ca = Ca::start();
+    let host = Host::with_sshd("app-1");
+    host.take_in(&ca, &[]);
+    let path = host.folder.join("state/host.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let version = text
+        .lines()
+        .find(|line| line.starts_with("trust = "))
+        .unwrap();
+    fs::write(&path, text.replace(version, "trust = 999999")).unwrap();
+    let refused = host.sync();
+    assert_eq!(refused.code, 76, "{refused:?}");
+    assert!(
+        refused.err.contains("this host has 999999 already"),
+        "{refused:?}"
+    );
+}
