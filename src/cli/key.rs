@@ -229,13 +229,13 @@ fn follow(args: &Rotate) -> Result<(), Failure> {
         }
         print(format!("{}\n", clean(&text)))
     };
-    let of_kind = |state| -> Result<Option<KeySummary>, Failure> {
+    let of_kind = |kind, state| -> Result<Option<KeySummary>, Failure> {
         let mut keys = keys(&api)?;
-        keys.retain(|key| key.key.kind == args.kind && key.state == state);
+        keys.retain(|key| key.key.kind == kind && key.state == state);
         Ok(keys.into_iter().next())
     };
-    let retiring = of_kind(KeyState::Retiring)?;
-    let staged = match of_kind(KeyState::Staged)? {
+    let retiring = of_kind(args.kind, KeyState::Retiring)?;
+    let staged = match of_kind(args.kind, KeyState::Staged)? {
         Some(staged) => {
             say(format!("{} is staged already", staged.key))?;
             Some(staged)
@@ -255,12 +255,16 @@ fn follow(args: &Rotate) -> Result<(), Failure> {
         step(&api, staged.key, "activate", None)?;
         say(format!("{} is active: it signs from now on", staged.key))?;
     }
-    while let Some(old) = of_kind(KeyState::Retiring)? {
-        wait(&api, old.key, say)?;
-        step(&api, old.key, "retire", None)?;
-        say(format!("{} is retired: nobody needs it any more", old.key))?;
+    // A root is retired after what stands under it.
+    let below = (args.kind == KeyKind::X509Root).then_some(KeyKind::X509Issuing);
+    for kind in below.into_iter().chain([args.kind]) {
+        while let Some(old) = of_kind(kind, KeyState::Retiring)? {
+            wait(&api, old.key, say)?;
+            step(&api, old.key, "retire", None)?;
+            say(format!("{} is retired: nobody needs it any more", old.key))?;
+        }
     }
-    let active = of_kind(KeyState::Active)?;
+    let active = of_kind(args.kind, KeyState::Active)?;
     match active {
         Some(active) if args.shown.json => print_json(&active),
         _ => Ok(()),

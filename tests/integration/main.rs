@@ -22,6 +22,7 @@ mod path;
 mod person;
 mod postgres_refuses;
 mod rotation;
+mod rotation_under_load;
 mod server;
 mod sshd_refuses;
 mod start;

@@ -2,25 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Ca, Home, Person, Postgres, Ran, Sshd};
-
-/// A home whose certificates for people live for some seconds.
-fn short_lived() -> Home {
-    let home = Home::new();
-    let path = home.policy("roles.toml");
-    let text = std::fs::read_to_string(&path).unwrap();
-    let short = text
-        .lines()
-        .map(|line| match line.split_once(" = ").map(|(name, _)| name) {
-            Some("max_ttl") => "max_ttl = \"4s\"",
-            Some("default_ttl") => "default_ttl = \"3s\"",
-            _ => line,
-        })
-        .collect::<Vec<_>>()
-        .join("\n");
-    std::fs::write(path, short).unwrap();
-    home
-}
+use crate::support::{Ca, Person, Postgres, Ran, Sshd, short_lived};
 
 /// The states of a kind's keys, by number.
 fn states(admin: &Person, kind: &str) -> Vec<String> {
@@ -68,7 +50,7 @@ fn newest_ca(ca: &Ca) -> String {
 
 #[test]
 fn a_user_ca_key_is_rotated_step_by_step_and_no_login_fails() {
-    let ca = Ca::on(short_lived());
+    let ca = Ca::on(short_lived("3s", "4s"));
     let (admin, bob) = (ca.admin(), ca.enrol("bob", &["on-call"]));
     let sshd = Sshd::start(&ca, &["operator"]);
     assert_eq!(login(&bob, &sshd).ok(), "in\n");
@@ -212,7 +194,7 @@ fn only_who_may_manages_keys() {
 
 #[test]
 fn a_root_is_rotated_and_clients_and_databases_follow() {
-    let ca = Ca::on(short_lived());
+    let ca = Ca::on(short_lived("3s", "4s"));
     let (admin, bob) = (ca.admin(), ca.enrol("bob", &["on-call"]));
     let late = ca.enrol("late", &["on-call"]);
     let postgres = Postgres::start(&ca);
@@ -292,7 +274,7 @@ fn a_revoked_key_is_gone_at_once_and_what_it_signed_is_listed() {
 
 #[test]
 fn a_whole_rotation_is_driven_by_one_command() {
-    let ca = Ca::on(short_lived());
+    let ca = Ca::on(short_lived("3s", "4s"));
     let admin = ca.admin();
     let followed = key(&admin, "rotate ssh-user --follow").ok();
     assert_eq!(

@@ -159,6 +159,20 @@ impl Home {
     }
 }
 
+/// A home whose certificates for people live that long, and at most that long.
+pub(crate) fn short_lived(default: &str, longest: &str) -> Home {
+    let home = Home::new();
+    let path = home.policy("roles.toml");
+    let text = fs::read_to_string(&path).expect("the roles");
+    let line = |line: &str| match line.split_once(" = ") {
+        Some(("max_ttl", _)) => format!("max_ttl = \"{longest}\"\n"),
+        Some(("default_ttl", _)) => format!("default_ttl = \"{default}\"\n"),
+        _ => format!("{line}\n"),
+    };
+    fs::write(&path, text.lines().map(line).collect::<String>()).expect("the roles");
+    home
+}
+
 fn init(folder: &Path) -> Ran {
     Ran::of(
         program()

@@ -20,7 +20,7 @@ mod webhook;
 mod witness;
 
 pub(crate) use agent::Agent;
-pub(crate) use ca::{Ca, Home, PASSPHRASE, Person, program, serve_fails};
+pub(crate) use ca::{Ca, Home, PASSPHRASE, Person, program, serve_fails, short_lived};
 pub(crate) use certificates::OtherCa;
 pub(crate) use csr::{P256, make_csr};
 pub(crate) use folder::{Folder, free_port, is_root, own_name, wait_until};

@@ -1,0 +1,258 @@
+//! Every CA key is rotated all the way round while people log in all the time and the CA is killed at
+//! every step.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hallpass::certificate::{ClientGrant, CsrSubject, IssuingCa, SshCa, SshUserGrant, Validity};
+use hallpass::client::now;
+use hallpass::keys::{KeyStore, Passphrase};
+use hallpass::model::{EntryIndex, KeyId, KeyKind, Serial};
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use crate::support::{
+    Agent, Ca, Folder, Home, Host, P256, PASSPHRASE, Person, Ran, make_csr, short_lived,
+};
+
+const CLIENTS: usize = 20;
+/// What `hallpass` ends with when the CA does not answer: that is no login that failed.
+const NO_CA: i32 = 69;
+
+#[test]
+fn no_login_fails_and_afterwards_no_old_key_opens_anything() {
+    let ca = Ca::on(short_lived("25s", "25s"));
+    let address = ca.address().to_owned();
+    let admin = ca.admin();
+    let people: Vec<Person> = (0..CLIENTS)
+        .map(|number| ca.enrol(&format!("user-{number}"), &["on-call"]))
+        .collect();
+    let servers = ["app-1", "app-2", "app-3"].map(Host::with_sshd);
+    let database = Host::with_postgres("db-1");
+    for host in servers.iter().chain([&database]) {
+        host.take_in(&ca, &["--ttl", "24s"]);
+    }
+    let _watching: Vec<_> = servers.iter().chain([&database]).map(Host::watch).collect();
+
+    let (done, logins) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let failures = Mutex::new(Vec::new());
+    let ca = Mutex::new(Some(ca));
+    std::thread::scope(|scope| {
+        for (number, person) in people.iter().enumerate() {
+            let host = servers.get(number % 4).unwrap_or(&database);
+            let (done, logins, failures) = (&done, &logins, &failures);
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    let ran = login(person, host);
+                    if ran.code == 0 {
+                        logins.fetch_add(1, Ordering::Relaxed);
+                    } else if ran.code != NO_CA {
+                        failures
+                            .lock()
+                            .unwrap()
+                            .push(format!("{}: {ran:?}", host.name));
+                    }
+                    std::thread::sleep(Duration::from_millis(700));
+                }
+            });
+        }
+        let rotated: Vec<bool> = [
+            &["ssh-user"][..],
+            &["ssh-host"],
+            &["x509-issuing", "x509-root"],
+        ]
+        .map(|kinds| {
+            let (ca, address, admin) = (&ca, &address, &admin);
+            scope.spawn(move || kinds.iter().all(|kind| rotate(ca, address, admin, kind)))
+        })
+        .into_iter()
+        .map(|rotation| rotation.join().unwrap_or(false))
+        .collect();
+        std::thread::sleep(Duration::from_secs(2));
+        // Whatever happened: nobody would wait for clients that never end.
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(rotated, [true; 3], "rotations that ended");
+    });
+    let ca = ca.into_inner().unwrap().unwrap();
+    let failures = failures.into_inner().unwrap();
+    assert!(
+        failures.is_empty(),
+        "{} of {} logins failed, first: {}",
+        failures.len(),
+        logins.load(Ordering::Relaxed) + failures.len(),
+        failures[0]
+    );
+    let logins = logins.into_inner();
+    assert!(logins > 10 * CLIENTS, "{logins} logins");
+
+    let states = admin.hallpass(["key", "list"]).ok();
+    assert_eq!(states.matches("  active").count(), 5, "{states}");
+    assert!(
+        !states.contains("retiring") && !states.contains("staged"),
+        "{states}"
+    );
+    let (bob, thief) = (&people[0], Thief::new(&ca.home));
+    for (id, is_active) in keys(&admin, KeyKind::SshUser) {
+        for host in &servers {
+            let tried = thief.ssh(id, host);
+            assert_eq!(tried.code == 0, is_active, "{id}: {tried:?}");
+        }
+    }
+    assert_eq!(login(bob, &servers[0]).code, 0);
+    let known = fs::read_to_string(bob.folder.join("config/known_hosts")).unwrap();
+    assert_eq!(known.lines().count(), 1, "the new key alone: {known}");
+    for (id, is_active) in keys(&admin, KeyKind::X509Issuing) {
+        let tried = thief.psql(id, &database);
+        assert_eq!(tried.code == 0, is_active, "{id}: {tried:?}");
+    }
+    let verified = admin.hallpass([
+        "audit",
+        "verify",
+        "--home",
+        ca.home.path().to_str().unwrap(),
+    ]);
+    verified.ok();
+}
+
+fn login(person: &Person, host: &Host) -> Ran {
+    let (ask, target) = match (&host.sshd, &host.postgres) {
+        (Some(sshd), _) => (
+            "ssh --role server-operator --purpose incident --reason x --",
+            [&sshd.target()[..], &["true".to_owned()]].concat(),
+        ),
+        (None, Some(postgres)) => (
+            "psql --role patients-read --purpose incident --reason INC-1 --",
+            [
+                &postgres.target()[..],
+                &["-XAtqc", "SELECT name FROM records"].map(str::to_owned),
+            ]
+            .concat(),
+        ),
+        (None, None) => unreachable!("a host has something"),
+    };
+    person.hallpass(ask.split(' ').map(str::to_owned).chain(target))
+}
+
+/// All keys of a kind, and whether each signs.
+fn keys(admin: &Person, kind: KeyKind) -> Vec<(KeyId, bool)> {
+    let out = admin.hallpass(["key", "list", "--all", "--json"]).ok();
+    let keys = out.lines().map(|line| {
+        let key: Value = serde_json::from_str(line).unwrap();
+        let id: KeyId = key["key"].as_str().unwrap().parse().unwrap();
+        (id, key["state"] == "active")
+    });
+    let of_kind: Vec<_> = keys.filter(|(id, _)| id.kind == kind).collect();
+    assert!(of_kind.len() > 1, "{out}");
+    of_kind
+}
+
+/// Follows a rotation to its end. After each step the CA is killed and started again, and the
+/// rotation taken up again.
+fn rotate(ca: &Mutex<Option<Ca>>, address: &str, admin: &Person, kind: &str) -> bool {
+    let restart = || {
+        let mut ca = ca.lock().unwrap();
+        let home = ca.take().unwrap().kill();
+        *ca = Some(Ca::at(home, address));
+    };
+    for _ in 0..60 {
+        let mut follow = admin
+            .command()
+            .args(["key", "rotate", kind, "--follow"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+        let mut retired = false;
+        for line in lines.map_while(Result::ok) {
+            // A word about what it waits for is no step.
+            if line.contains(" is staged: ") || line.contains(" is active: ") {
+                restart();
+            }
+            retired |= line.starts_with(kind) && line.contains(" is retired: ");
+        }
+        if follow.wait().unwrap().success() && retired {
+            restart();
+            return true;
+        }
+    }
+    false
+}
+
+/// Somebody who has the CA's keys of all times.
+struct Thief {
+    keys: KeyStore,
+    person: Person,
+    folder: Folder,
+}
+
+impl Thief {
+    fn new(home: &Home) -> Self {
+        let passphrase = Passphrase::new(Zeroizing::new(PASSPHRASE.to_owned())).unwrap();
+        let folder = Folder::new();
+        make_csr(&folder, "client", &P256, &[]);
+        Self {
+            keys: KeyStore::open(&home.path().join("keys"), &passphrase).unwrap(),
+            person: Person::stranger(),
+            folder,
+        }
+    }
+
+    fn validity() -> Validity {
+        Validity::person(now(), "1h".parse().unwrap())
+    }
+
+    fn ssh(&self, id: KeyId, host: &Host) -> Ran {
+        let ca = SshCa::new(self.keys.signer(id).unwrap().signer).unwrap();
+        let grant = SshUserGrant {
+            subject: self.person.key.public_key().key_data(),
+            serial: Serial::new(7).unwrap(),
+            entry: EntryIndex(7),
+            requester: &"mallory".parse().unwrap(),
+            role: &"server-operator".parse().unwrap(),
+            purpose: &"incident".parse().unwrap(),
+            principals: &["operator".parse().unwrap()],
+            extensions: &[],
+            force_command: None,
+            source_addresses: &[],
+            validity: Self::validity(),
+            nonce: [7; 32],
+        };
+        let certificate = ca.user_certificate(&grant).unwrap();
+        self.person.folder.write("key-cert.pub", certificate);
+        let agent = Agent::start();
+        agent.add(&self.person.folder.join("key"));
+        agent.run(&mut host.sshd.as_ref().unwrap().ssh::<&str>([]))
+    }
+
+    fn psql(&self, id: KeyId, host: &Host) -> Ran {
+        let issuing = self.keys.signer(id).unwrap();
+        let ca = IssuingCa::new(&issuing.public, issuing.signer).unwrap();
+        let csr = fs::read_to_string(self.folder.join("client.csr")).unwrap();
+        let grant = ClientGrant {
+            subject: &CsrSubject::from_pem(&csr).unwrap(),
+            serial: Serial::new(7).unwrap(),
+            entry: EntryIndex(7),
+            requester: &"mallory".parse().unwrap(),
+            role: &"patients-read".parse().unwrap(),
+            purpose: &"incident".parse().unwrap(),
+            user: &"patients_read".parse().unwrap(),
+            validity: Self::validity(),
+        };
+        let chain = ca.client_certificate(&grant).unwrap() + ca.certificate_pem();
+        let certificate = self.folder.write("certificate", chain);
+        let postgres = host.postgres.as_ref().unwrap();
+        let root = postgres.folder.join("data/hallpass_root.pem");
+        let root = self.folder.write("root", fs::read(root).unwrap());
+        postgres.psql(
+            "patients_read",
+            &certificate,
+            &self.folder.join("client.key"),
+            &root,
+        )
+    }
+}
