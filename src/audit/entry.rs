@@ -3,7 +3,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    EntryIndex, GroupName, HostName, KeyId, Purpose, Reason, RoleName, Serial, Timestamp, UserName,
+    EntryIndex, GroupName, HostName, KeyId, LockTarget, Purpose, Reason, RoleName, Serial,
+    Timestamp, UserName,
 };
 
 /// One entry of the log. Its JSON text, as stored, is what counts; docs/log.md describes it.
@@ -208,6 +209,22 @@ pub enum Event {
         /// Which administrator did it; nobody when the host left by itself.
         #[serde(default)]
         removed_by: Option<Actor>,
+    },
+    /// Nothing is issued for a role, a user or a host any more.
+    Locked {
+        /// Which.
+        target: LockTarget,
+        /// Why.
+        reason: String,
+        /// By whom.
+        by: Actor,
+    },
+    /// It is issued again.
+    Unlocked {
+        /// For which role, user or host.
+        target: LockTarget,
+        /// By whom.
+        by: Actor,
     },
     /// A new CA key is in the trust bundle from now on, and does not sign yet.
     CaKeyStaged {
@@ -424,10 +441,13 @@ impl Event {
         }
     }
 
-    /// Whether who is enrolled, which hosts have joined, or which CA keys there are, is another after
-    /// it.
+    /// Whether who is enrolled, which hosts have joined, what is locked, or which CA keys there are, is
+    /// another after it.
     pub fn changes_state(&self) -> bool {
-        self.subject().is_some() || self.host().is_some() || self.changes_ca_keys()
+        self.subject().is_some()
+            || self.host().is_some()
+            || self.changes_ca_keys()
+            || matches!(self, Self::Locked { .. } | Self::Unlocked { .. })
     }
 
     /// The host that was invited, joined, confirmed or was removed.
@@ -507,6 +527,8 @@ impl Event {
             | Self::CertificateIssued { by, .. }
             | Self::HostCertificateIssued { by, .. }
             | Self::HostInvited { by, .. }
+            | Self::Locked { by, .. }
+            | Self::Unlocked { by, .. }
             | Self::CaKeyStaged { by, .. }
             | Self::CaKeyActivated { by, .. }
             | Self::CaKeyRetired { by, .. }
@@ -553,6 +575,8 @@ impl Event {
             Self::HostCertificateRenewed { .. } => "host-certificate-renewed",
             Self::HostConfirmed { .. } => "host-confirmed",
             Self::HostRemoved { .. } => "host-removed",
+            Self::Locked { .. } => "locked",
+            Self::Unlocked { .. } => "unlocked",
             Self::CaKeyStaged { .. } => "ca-key-staged",
             Self::CaKeyActivated { .. } => "ca-key-activated",
             Self::CaKeyRetired { .. } => "ca-key-retired",

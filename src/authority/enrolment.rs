@@ -230,10 +230,10 @@ impl Authority {
 
 /// While it is open whether a change gets into the log, nothing is taken from those whom it would
 /// shut out.
-struct Suspension(Arc<RwLock<Directory>>);
+pub(super) struct Suspension(Arc<RwLock<Directory>>);
 
 impl Suspension {
-    fn begin(directory: &Arc<RwLock<Directory>>, event: &Event) -> Self {
+    pub(super) fn begin(directory: &Arc<RwLock<Directory>>, event: &Event) -> Self {
         directory
             .write()
             .unwrap_or_else(PoisonError::into_inner)

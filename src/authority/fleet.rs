@@ -18,7 +18,8 @@ use crate::identity::{self, Host, KnownHost, ReplayGuard, SignedRequest};
 use crate::keys::random_bytes;
 use crate::model::{
     Access, CertificateAnswer, HostConfirmation, HostInvitation, HostJoin, HostName, HostState,
-    HostSubject, HostSummary, HostTtl, Invited, PrincipalName, Role, SignedTrust, Timestamp,
+    HostSubject, HostSummary, HostTtl, Invited, LockTarget, PrincipalName, Role, SignedTrust,
+    Timestamp,
 };
 use crate::policy::AdminAction;
 
@@ -209,7 +210,7 @@ impl Authority {
         check_ssh_key(key.key_data()).map_err(illegal)?;
         let now = now();
         let validity = Validity::host(now, life(&host.profile)?);
-        let slot = self.log.reserve(now)?;
+        let slot = self.reserve_for(&host, now)?;
         let grant = SshHostGrant {
             subject: key.key_data(),
             serial: slot.serial(),
@@ -250,7 +251,7 @@ impl Authority {
             .map_err(|error| Refusal::illegal(format!("subject: {error}")))?;
         let now = now();
         let validity = Validity::host(now, life(&host.profile)?);
-        let slot = self.log.reserve(now)?;
+        let slot = self.reserve_for(&host, now)?;
         let grant = ServerGrant {
             subject: &subject,
             serial: slot.serial(),
@@ -352,6 +353,13 @@ impl Authority {
             Ok(host) => Ok(host),
             Err(refusal) => Err(self.unidentified(request, source, refusal, now).await?),
         }
+    }
+
+    /// Takes a place in the log for a host that is not locked.
+    fn reserve_for(&self, host: &KnownHost, now: Timestamp) -> Result<crate::audit::Slot, Refusal> {
+        let directory = self.directory();
+        directory.check_unlocked(&[LockTarget::Host(host.profile.host.clone())])?;
+        Ok(self.log.reserve(now)?)
     }
 
     async fn release_renewed(

@@ -15,9 +15,9 @@ use crate::certificate::{
 use crate::identity::{self, POSSESSION_NAMESPACE, Requester, SignedRequest, possession_message};
 use crate::keys::random_bytes;
 use crate::model::{
-    Access, CertificateAnswer, DatabaseAccess, DatabaseUser, PrincipalName, Purpose, Reason,
-    Receipt, Role, RoleName, Serial, SourceAddress, SshAccess, SshCertificateRequest, Timestamp,
-    Ttl, X509CertificateRequest,
+    Access, CertificateAnswer, DatabaseAccess, DatabaseUser, LockTarget, PrincipalName, Purpose,
+    Reason, Receipt, Role, RoleName, Serial, SourceAddress, SshAccess, SshCertificateRequest,
+    Timestamp, Ttl, X509CertificateRequest,
 };
 
 /// A request within its role's bounds that policy permits.
@@ -67,7 +67,9 @@ impl Authority {
             let requester = self.identify(request, source, now).await?;
             match self.grant_ssh(request, &requester) {
                 Ok((subject, access, granted)) => {
-                    let slot = self.reserve(request, &requester, now).await?;
+                    let slot = self
+                        .reserve_unlocked(request, &requester, &granted, now)
+                        .await?;
                     self.sign_ssh(slot, &requester, &subject, access, granted, now)
                         .await
                 }
@@ -91,7 +93,9 @@ impl Authority {
             let requester = self.identify(request, source, now).await?;
             match self.grant_x509(request, &requester) {
                 Ok((subject, access, granted)) => {
-                    let slot = self.reserve(request, &requester, now).await?;
+                    let slot = self
+                        .reserve_unlocked(request, &requester, &granted, now)
+                        .await?;
                     self.sign_x509(slot, &requester, &subject, access, granted, now)
                         .await
                 }
@@ -99,6 +103,44 @@ impl Authority {
             }
         };
         self.log.expect(issued).await
+    }
+
+    /// Takes a place in the log for a role that is not locked, for somebody who is not.
+    async fn reserve_unlocked(
+        &self,
+        request: &SignedRequest,
+        requester: &Requester,
+        granted: &Granted<'_>,
+        now: Timestamp,
+    ) -> Result<Slot, Refusal> {
+        let targets = [
+            LockTarget::Role(granted.role.name.clone()),
+            LockTarget::User(requester.actor.requester.clone()),
+        ];
+        let reserved = self.accepted(requester, |directory| {
+            directory.check_unlocked(&targets)?;
+            Ok::<_, Refusal>(self.log.reserve(now)?)
+        });
+        match reserved {
+            Ok(Ok(slot)) => Ok(slot),
+            Ok(Err(refusal)) => {
+                let (asked, decision) = (granted.asked.clone(), granted.decision.clone());
+                Err(self
+                    .refuse(
+                        requester,
+                        request,
+                        Some(asked),
+                        Some(decision),
+                        refusal,
+                        now,
+                    )
+                    .await)
+            }
+            Err(refusal) => {
+                let source = requester.actor.source;
+                Err(self.unidentified(request, source, refusal, now).await?)
+            }
+        }
     }
 
     fn grant_ssh(

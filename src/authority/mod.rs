@@ -12,6 +12,7 @@ mod hosts;
 mod in_force;
 mod init;
 mod issue;
+mod locks;
 mod open;
 mod proving;
 mod reading;
@@ -42,7 +43,7 @@ use crate::audit::NoteSigner;
 use crate::audit::{
     Actor, Checkpoint, Decision, Event, Log, Reader, RecordedCertificate, Refused, Slot,
 };
-use crate::identity::{self, Directory, ReplayGuard, Requester, SignedRequest, Unidentified, User};
+use crate::identity::{self, Directory, ReplayGuard, Requester, SignedRequest, Unidentified};
 use crate::keys::KeyStore;
 use crate::model::{Timestamp, TrustBundle};
 use crate::policy::{AdminAction, PolicySet, Verdict};
@@ -189,12 +190,12 @@ impl Authority {
     fn accepted<T>(
         &self,
         requester: &Requester,
-        act: impl FnOnce(&User) -> T,
+        act: impl FnOnce(&Directory) -> T,
     ) -> Result<T, identity::Refusal> {
         let fingerprint = &requester.actor.fingerprint;
         let directory = self.directory();
         let why = match directory.accepted(fingerprint) {
-            Ok(user) if user.name == requester.actor.requester => return Ok(act(user)),
+            Ok(user) if user.name == requester.actor.requester => return Ok(act(&directory)),
             Ok(_) => Unidentified::UnknownKey,
             Err(why) => why,
         };
@@ -263,7 +264,10 @@ impl Authority {
         let mut requester = self.identify(request, source, now).await?;
         let alone = Arc::clone(&self.changes).lock_owned().await;
         // Whoever was first may have disabled the requester or removed the key.
-        requester.groups = match self.accepted(&requester, |user| user.groups.clone()) {
+        requester.groups = match self.accepted(&requester, |directory| {
+            let user = directory.find(&requester.actor.requester);
+            user.map(|user| user.groups.clone()).unwrap_or_default()
+        }) {
             Ok(groups) => groups,
             Err(refusal) => {
                 return Err(self.unidentified(request, source, refusal, now).await?);

@@ -58,13 +58,15 @@ impl Authority {
 
     /// Whether a requester who was identified may still read the log.
     fn may_still_read(&self, requester: &Requester) -> bool {
-        let permitted = self.accepted(requester, |user| {
-            let actor = &requester.actor;
+        let actor = &requester.actor;
+        let permitted = self.accepted(requester, |directory| {
             let action = AdminAction::ReadLog;
             let engine = &self.policy.engine;
-            engine
-                .decide_admin(&user.name, &user.groups, action, actor.source)
-                .allowed
+            directory.find(&actor.requester).is_some_and(|user| {
+                engine
+                    .decide_admin(&user.name, &user.groups, action, actor.source)
+                    .allowed
+            })
         });
         permitted.unwrap_or(false)
     }

@@ -12,6 +12,7 @@ mod host_cert;
 mod init;
 mod inspect;
 mod key;
+mod lock;
 mod man;
 mod output;
 mod passphrase;
@@ -80,6 +81,8 @@ enum Command {
     User(user::Command),
     #[command(subcommand)]
     Key(key::Command),
+    Lock(lock::Lock),
+    Unlock(lock::Unlock),
     #[command(subcommand)]
     Audit(audit::Command),
     Backup(backup::Backup),
@@ -135,6 +138,8 @@ pub fn run() -> ExitCode {
         Command::Host(command) => host::run(command),
         Command::User(command) => user::run(command),
         Command::Key(command) => key::run(command),
+        Command::Lock(args) => lock::lock(args),
+        Command::Unlock(args) => lock::unlock(args),
         Command::Audit(command) => audit::run(command),
         Command::Backup(args) => backup::back_up(args),
         Command::Restore(args) => backup::restore(args),

@@ -4,6 +4,7 @@
 mod guests;
 mod hosts;
 mod keys;
+mod locks;
 mod log;
 mod problem;
 mod routes;

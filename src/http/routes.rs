@@ -16,6 +16,7 @@ use utoipa_axum::routes;
 
 use super::hosts;
 use super::keys;
+use super::locks;
 use super::log;
 use super::problem::Problem;
 use super::signed::Signed;
@@ -90,6 +91,7 @@ fn api() -> OpenApiRouter<Arc<Authority>> {
         .routes(routes!(entry_of_serial))
         .merge(hosts::api())
         .merge(keys::api())
+        .merge(locks::api())
         .merge(log::api())
         .merge(tail::api())
 }
@@ -414,6 +416,6 @@ mod tests {
         ] {
             assert!(paths.contains_key(path), "{path}");
         }
-        assert_eq!(paths.len(), 43);
+        assert_eq!(paths.len(), 45);
     }
 }

@@ -4,7 +4,7 @@ use ssh_key::PublicKey;
 
 use super::{Hosts, Unidentified, key_fingerprint};
 use crate::audit::{Entry, Event};
-use crate::model::{GroupName, Timestamp, UserKey, UserName, UserSummary};
+use crate::model::{GroupName, LockSummary, LockTarget, Timestamp, UserKey, UserName, UserSummary};
 
 /// Who is enrolled and which hosts have joined, rebuilt from the audit log's entries: there is no other record of it.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +15,9 @@ pub struct Directory {
     /// Keys that nothing is taken from while it is decided whether they stay.
     suspended: HashSet<String>,
     hosts: Hosts,
+    locks: BTreeMap<LockTarget, LockSummary>,
+    /// What nothing is issued for while it is decided whether it is locked.
+    closing: Option<LockTarget>,
 }
 
 /// An enrolled user.
@@ -64,6 +67,18 @@ impl Directory {
             Event::KeyEnrolled {
                 user, public_key, ..
             } => self.bind(user, public_key),
+            Event::Locked { target, reason, by } => {
+                let lock = LockSummary {
+                    target: target.clone(),
+                    reason: reason.clone(),
+                    since: entry.time,
+                    by: by.requester.clone(),
+                };
+                self.locks.insert(target.clone(), lock);
+            }
+            Event::Unlocked { target, .. } => {
+                self.locks.remove(target);
+            }
             Event::KeyRemoved {
                 user, fingerprint, ..
             } => {
@@ -108,6 +123,7 @@ impl Directory {
             Event::KeyRemoved { fingerprint, .. } => {
                 self.suspended.insert(fingerprint.clone());
             }
+            Event::Locked { target, .. } => self.closing = Some(target.clone()),
             _ => {}
         }
     }
@@ -115,6 +131,28 @@ impl Directory {
     /// It is decided: what was applied counts.
     pub fn resume(&mut self) {
         self.suspended.clear();
+        self.closing = None;
+    }
+
+    /// All locks.
+    pub fn locks(&self) -> impl Iterator<Item = &LockSummary> {
+        self.locks.values()
+    }
+
+    /// Checks that nothing of it is locked.
+    ///
+    /// # Errors
+    /// Says what is, and why.
+    pub fn check_unlocked(&self, targets: &[LockTarget]) -> Result<(), Locked> {
+        for target in targets {
+            if let Some(lock) = self.locks.get(target) {
+                return Err(Locked::Since(lock.clone()));
+            }
+            if self.closing.as_ref() == Some(target) {
+                return Err(Locked::Closing);
+            }
+        }
+        Ok(())
     }
 
     /// The hosts.
@@ -199,6 +237,20 @@ impl User {
             enrolled: self.enrolled,
         }
     }
+}
+
+/// Why nothing is issued for a role, a user or a host.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Locked {
+    /// It is locked.
+    #[error(
+        "{} is locked since {} by {}: {}; an administrator unlocks it with `hallpass unlock {}`",
+        .0.target, .0.since.whole_secs(), .0.by, .0.reason, .0.target
+    )]
+    Since(LockSummary),
+    /// It is about to be.
+    #[error("it is being locked right now: ask again in a moment")]
+    Closing,
 }
 
 /// Why a user or a key can't be enrolled.

@@ -7,7 +7,7 @@ mod hosts;
 mod replay;
 mod signature;
 
-pub use directory::{Directory, EnrolmentError, User};
+pub use directory::{Directory, EnrolmentError, Locked, User};
 pub use envelope::{MAX_SKEW, Proof, SignedRequest, possession_message, request_message};
 pub use hosts::{Host, Hosts, Joined};
 pub use replay::{ReplayGuard, Spent};

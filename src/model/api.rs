@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{
-    EntryIndex, GroupName, HostName, HostTtl, KeyId, KeyState, PrincipalName, Purpose, Reason,
-    RoleName, Serial, Timestamp, Ttl, UserName,
+    EntryIndex, GroupName, HostName, HostTtl, KeyId, KeyState, LockTarget, PrincipalName, Purpose,
+    Reason, RoleName, Serial, Timestamp, Ttl, UserName,
 };
 
 /// Asks for an SSH user certificate.
@@ -325,6 +325,34 @@ pub struct HostSummary {
     pub confirmed: Option<u64>,
     /// Whether that is the newest.
     pub up_to_date: bool,
+}
+
+/// Locks a role, a user or a host.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewLock {
+    /// What, such as `role/deploy`.
+    #[schema(value_type = String)]
+    pub target: LockTarget,
+    /// Why. Those who are refused read it.
+    #[schema(value_type = String)]
+    pub reason: Reason,
+}
+
+/// A lock.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LockSummary {
+    /// What is locked, such as `role/deploy`.
+    #[schema(value_type = String)]
+    pub target: LockTarget,
+    /// Why.
+    pub reason: String,
+    /// Since when (RFC 3339).
+    #[schema(value_type = String)]
+    pub since: Timestamp,
+    /// Who did it.
+    #[schema(value_type = String)]
+    pub by: UserName,
 }
 
 /// Enrols a user.

@@ -8,6 +8,7 @@ mod ca_key;
 mod delivery;
 mod duration;
 mod invalid;
+mod lock;
 mod name;
 mod reason;
 mod role;
@@ -19,14 +20,15 @@ pub use api::{
     ArchiveAnswer, ArchiveRequest, ArchivedFile, AuditPage, CertificateAnswer, ConsistencyProof,
     Health, HostCertificateRequest, HostConfirmation, HostInvitation, HostJoin, HostState,
     HostSubject, HostSummary, Identity, InclusionProof, Invited, KeyRevocation, KeyStep,
-    KeySummary, LivingCertificate, NewKey, NewUser, Problem, PurposeSummary, RangeProof, Receipt,
-    RevokedKey, RoleSummary, SignedTrust, Span, SshCertificateRequest, TrustBundle, UserKey,
-    UserSummary, X509CertificateRequest,
+    KeySummary, LivingCertificate, LockSummary, NewKey, NewLock, NewUser, Problem, PurposeSummary,
+    RangeProof, Receipt, RevokedKey, RoleSummary, SignedTrust, Span, SshCertificateRequest,
+    TrustBundle, UserKey, UserSummary, X509CertificateRequest,
 };
 pub use ca_key::{KeyId, KeyKind, KeyState};
 pub use delivery::{Delivery, Endpoint, Receiver, WebhookUrl};
 pub use duration::{HostTtl, Ttl};
 pub use invalid::Invalid;
+pub use lock::LockTarget;
 pub use name::{
     DatabaseUser, DeliveryName, GroupName, HostName, PrincipalName, Purpose, RoleName, UserName,
 };

@@ -24,7 +24,7 @@ pub struct Engine {
     role: EntityTypeName,
     authority: EntityUid,
     request: EntityUid,
-    admin: [EntityUid; 5],
+    admin: [EntityUid; 6],
     asked: PreparedAsks,
     sources: PreparedSources,
 }
@@ -42,15 +42,18 @@ pub enum AdminAction {
     ArchiveLog,
     /// Rotate and revoke CA keys.
     ManageKeys,
+    /// Lock and unlock roles, users and hosts.
+    Lock,
 }
 
 impl AdminAction {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::ManageUsers,
         Self::CertifyHosts,
         Self::ReadLog,
         Self::ArchiveLog,
         Self::ManageKeys,
+        Self::Lock,
     ];
 
     /// Its name in the schema.
@@ -61,6 +64,7 @@ impl AdminAction {
             Self::ReadLog => "read-log",
             Self::ArchiveLog => "archive-log",
             Self::ManageKeys => "manage-keys",
+            Self::Lock => "lock",
         }
     }
 }

@@ -277,3 +277,23 @@ fn an_older_trust_bundle_is_not_taken() {
         "{refused:?}"
     );
 }
+
+#[test]
+fn a_locked_host_gets_no_certificate() {
+    let ca = Ca::start();
+    let host = Host::with_sshd("app-1");
+    let token = host.invited(&ca.admin(), &[]);
+    host.join(&ca, &token).ok();
+    let admin = ca.admin();
+    admin
+        .hallpass(["lock", "host/app-1", "--reason", "under investigation"])
+        .ok();
+    let refused = host.sync();
+    assert_eq!(refused.code, 77, "{refused:?}");
+    assert!(
+        refused.err.contains("host/app-1 is locked since "),
+        "{refused:?}"
+    );
+    admin.hallpass(["unlock", "host/app-1"]).ok();
+    host.sync().ok();
+}

@@ -302,3 +302,56 @@ fn a_whole_rotation_is_driven_by_one_command() {
         ["retired", "retired", "retired", "active"]
     );
 }
+
+#[test]
+fn what_is_locked_is_issued_to_nobody_from_the_lock_on() {
+    let ca = Ca::start();
+    let (admin, bob) = (ca.admin(), ca.enrol("bob", &["on-call"]));
+    let carol = ca.enrol("carol", &["on-call"]);
+    let ask = |person: &Person| {
+        let ask = "request server-operator --purpose incident --reason x --json";
+        person.hallpass(ask.split(' '))
+    };
+    ask(&bob).ok();
+    let lock =
+        |target: &str| admin.hallpass(["lock", target, "--reason", "build server taken over"]);
+    for (target, shut) in [("role/server-operator", true), ("user/bob", false)] {
+        lock(target).ok();
+        let refused = ask(&bob);
+        assert_eq!(refused.code, 77, "{refused:?}");
+        let words = format!("{target} is locked since ");
+        assert!(
+            refused.err.contains(&words) && refused.err.contains("build server taken over"),
+            "{refused:?}"
+        );
+        assert_eq!(ask(&carol).code == 0, !shut, "{target}");
+        let again = lock(target);
+        assert_eq!(again.code, 65, "{again:?}");
+        assert!(admin.hallpass(["lock"]).ok().contains(target));
+        admin.hallpass(["unlock", target]).ok();
+        ask(&bob).ok();
+        let twice = admin.hallpass(["unlock", target]);
+        assert!(twice.err.contains("is not locked"), "{twice:?}");
+    }
+    assert_eq!(admin.hallpass(["lock"]).ok(), "Nothing is locked.\n");
+    let nobody = lock("role/nothing");
+    assert!(
+        nobody.err.contains("there is no role/nothing"),
+        "{nobody:?}"
+    );
+    assert_eq!(
+        bob.hallpass(["lock", "role/deploy", "--reason", "x"]).code,
+        77
+    );
+    let refused = ca.home.entries("request-refused");
+    let locked = refused
+        .iter()
+        .filter(|entry| entry["event"]["refused"]["code"] == "locked");
+    assert_eq!(locked.count(), 3);
+    // A lock outlives a restart.
+    lock("user/bob").ok();
+    let address = ca.address().to_owned();
+    let ca = Ca::at(ca.kill(), &address);
+    assert_eq!(ask(&bob).code, 77);
+    drop(ca);
+}

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hallpass::certificate::{ClientGrant, CsrSubject, IssuingCa, SshCa, SshUserGrant, Validity};
 use hallpass::client::now;
@@ -158,7 +158,8 @@ fn rotate(ca: &Mutex<Option<Ca>>, address: &str, admin: &Person, kind: &str) -> 
         let home = ca.take().unwrap().kill();
         *ca = Some(Ca::at(home, address));
     };
-    for _ in 0..60 {
+    let until = Instant::now() + Duration::from_secs(300);
+    while Instant::now() < until {
         let mut follow = admin
             .command()
             .args(["key", "rotate", kind, "--follow"])
@@ -179,6 +180,8 @@ fn rotate(ca: &Mutex<Option<Ca>>, address: &str, admin: &Person, kind: &str) -> 
             restart();
             return true;
         }
+        // The CA may be on its way up again.
+        std::thread::sleep(Duration::from_millis(200));
     }
     false
 }
