@@ -2,6 +2,7 @@
 //! own, and from then on renewing their certificates and confirming what they trust.
 
 use std::net::IpAddr;
+use std::sync::PoisonError;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -382,6 +383,26 @@ impl Authority {
         self.answer(&place, serial, certificate, validity, good_for)
     }
 
+    /// What must be trusted, signed by the log's key.
+    ///
+    /// # Errors
+    /// When it can't be signed.
+    pub fn signed_trust(&self) -> Result<SignedTrust, Refusal> {
+        let keys = self.keys.now();
+        let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((version, signed)) = &*signed
+            && *version == keys.trust.version
+        {
+            return Ok(signed.clone());
+        }
+        let bundle = serde_json::to_string(&keys.trust)
+            .map_err(|error| Refusal::Internal(error.to_string()))?;
+        let signature = self.signer.sign_statement(&bundle)?;
+        let fresh = SignedTrust { bundle, signature };
+        *signed = Some((keys.trust.version, fresh.clone()));
+        Ok(fresh)
+    }
+
     /// A token: the fingerprint that the host pins, and what nobody can guess.
     fn token(&self) -> Result<String, Refusal> {
         let fingerprint = self.fingerprint();
@@ -395,9 +416,6 @@ impl Authority {
 
     fn state_of(&self, profile: &HostProfile) -> Result<HostState, Refusal> {
         let keys = self.keys.now();
-        let bundle = serde_json::to_string(&keys.trust)
-            .map_err(|error| Refusal::Internal(error.to_string()))?;
-        let signature = self.signer.sign_statement(&bundle)?;
         let mut principals: Vec<PrincipalName> = self
             .policy
             .roles
@@ -416,7 +434,7 @@ impl Authority {
             names: profile.names.clone(),
             ssh: profile.ssh,
             database: profile.database,
-            trust: SignedTrust { bundle, signature },
+            trust: self.signed_trust()?,
             principals,
             ssh_host_ca: keys.ssh_host.fingerprint.clone(),
             x509_ca: keys.x509.fingerprint.clone(),

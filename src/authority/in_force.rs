@@ -12,7 +12,7 @@ use crate::audit::{Entry, Event, LogError, NewCaKey};
 use crate::certificate::{CertificateError, IssuingCa, SshCa, fingerprint_of_pem};
 use crate::identity::key_fingerprint;
 use crate::keys::{Keyring, NewKey, Signer, Since, Step};
-use crate::model::{EntryIndex, KeyId, KeyKind, Timestamp, TrustBundle};
+use crate::model::{EntryIndex, KeyId, KeyKind, KeyState, Timestamp, TrustBundle};
 
 /// The CA keys as they stand after some entry of the log.
 pub(super) struct InForce {
@@ -150,6 +150,13 @@ impl InForce {
                 ssh_user: trusted(KeyKind::SshUser),
                 ssh_host: trusted(KeyKind::SshHost),
                 x509: roots,
+                ssh_revoked: keyring
+                    .iter()
+                    .filter(|(id, key)| {
+                        id.kind == KeyKind::SshUser && key.state == KeyState::Revoked
+                    })
+                    .map(|(_, key)| key.public.clone())
+                    .collect(),
                 log,
             },
             audiences,

@@ -45,7 +45,7 @@ use crate::audit::{
 };
 use crate::identity::{self, Directory, ReplayGuard, Requester, SignedRequest, Unidentified};
 use crate::keys::KeyStore;
-use crate::model::{Timestamp, TrustBundle};
+use crate::model::{SignedTrust, Timestamp, TrustBundle};
 use crate::policy::{AdminAction, PolicySet, Verdict};
 use crate::witness::Witnesses;
 use in_force::Keys;
@@ -59,6 +59,8 @@ pub struct Authority {
     key_store: KeyStore,
     /// Signs what hosts are told to trust, with the log's key.
     signer: NoteSigner,
+    /// The newest of that, and for which version.
+    signed: std::sync::Mutex<Option<(u64, SignedTrust)>>,
     policy: PolicySet,
     /// Changed by the log alone, once a change is on disk.
     directory: Arc<RwLock<Directory>>,

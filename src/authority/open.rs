@@ -128,6 +128,7 @@ impl Authority {
             keys,
             key_store: store,
             signer: statements,
+            signed: std::sync::Mutex::default(),
             policy,
             directory: shared,
             changes: Arc::default(),

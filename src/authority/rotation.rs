@@ -9,7 +9,9 @@ use super::in_force::InForce;
 use super::init::{public_fingerprint, random_serial, ssh_line};
 use super::{Authority, InitError, Refusal, now};
 use crate::audit::{Actor, Entry, Event, Filter, NewCaKey};
-use crate::certificate::{cross_certificate, is_issued_by, issuing_certificate, root_certificate};
+use crate::certificate::{
+    cross_certificate, is_issued_by, issuing_certificate, revocation_list, root_certificate,
+};
 use crate::identity::SignedRequest;
 use crate::keys::{CaKey, OpenedKey, Signer};
 use crate::model::{
@@ -170,12 +172,17 @@ impl Authority {
                     .keyring
                     .find(id)
                     .is_some_and(|key| key.state == KeyState::Active);
-                if signs {
+                // An issuing CA can't be distrusted but with its root.
+                let kind = match id.kind {
+                    KeyKind::X509Issuing => KeyKind::X509Root,
+                    kind => kind,
+                };
+                if signs || id.kind == KeyKind::X509Issuing {
                     let mut key = None;
-                    successors.push(self.make_key(keys, id.kind, &mut key)?);
+                    successors.push(self.make_key(keys, kind, &mut key)?);
                     made.extend(key);
                 }
-                if signs && id.kind == KeyKind::X509Root {
+                if signs_for_hosts(&successors) {
                     let root = self.key_store.signer(successors[0].key)?;
                     let mut key = None;
                     successors.push(self.make_issuing(keys, &root, &mut key)?);
@@ -202,6 +209,40 @@ impl Authority {
         self.keys.open.close(id);
         let living = tokio::task::block_in_place(|| self.living(id))?;
         Ok(RevokedKey { key, living })
+    }
+
+    /// Lists of what is revoked, in PEM, for those who want a backstop: one by each trusted root and
+    /// each trusted issuing CA, as `ssl_crl_file` needs them.
+    ///
+    /// # Errors
+    /// When the requester may not have it.
+    pub async fn revocation_lists(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<String, Refusal> {
+        let now = now();
+        let (requester, _) = self
+            .administrator(request, source, AdminAction::ManageKeys, now)
+            .await?;
+        self.read(&requester).await?;
+        let keys = self.keys.now();
+        tokio::task::block_in_place(|| {
+            let x509 = |id: &KeyId| matches!(id.kind, KeyKind::X509Root | KeyKind::X509Issuing);
+            let of_x509 = || keys.keyring.iter().filter(|(id, _)| x509(id));
+            let mut lists = String::new();
+            for (id, issuer) in of_x509().filter(|(_, key)| key.state.is_trusted()) {
+                let mut revoked = Vec::new();
+                for (_, key) in of_x509().filter(|(_, key)| !key.state.is_trusted()) {
+                    if is_issued_by(&key.public, &issuer.public)? && key.public != issuer.public {
+                        revoked.push((key.public.as_str(), key.since.time));
+                    }
+                }
+                let signer = self.key_store.signer(id)?.signer;
+                lists += &revocation_list(&issuer.public, signer, &revoked, now)?;
+            }
+            Ok(lists)
+        })
     }
 
     /// One step: checked, logged and taken, with no other in between.
@@ -485,6 +526,12 @@ impl Authority {
             })
             .collect())
     }
+}
+
+/// Whether an issuing CA comes with what is new.
+fn signs_for_hosts(successors: &[NewCaKey]) -> bool {
+    let mut kinds = successors.iter().map(|new| new.key.kind);
+    kinds.any(|kind| kind == KeyKind::X509Root)
 }
 
 /// How many entries are read at a time.

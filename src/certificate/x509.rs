@@ -6,9 +6,10 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
-    SignatureAlgorithm, SigningKey,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, RevocationReason, RevokedCertParams, SanType,
+    SerialNumber, SignatureAlgorithm, SigningKey,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -26,6 +27,7 @@ const OID_ROLE: [u64; 4] = [2, 5, 4, 72];
 /// `description`, RFC 4519 section 2.5: purpose and entry.
 const OID_DESCRIPTION: [u64; 4] = [2, 5, 4, 13];
 
+const CRL_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const ROOT_TITLE: &str = "Hallpass Root CA";
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -257,6 +259,44 @@ pub fn cross_certificate(
     let mut params = ca_params(ROOT_TITLE, &key, serial, now, ISSUING_LIFE, 1);
     params.use_authority_key_identifier_extension = true;
     Ok(params.signed_by(&key, &issuer)?.pem())
+}
+
+/// Makes a CA's list of the certificates that it revoked (RFC 5280 section 5), in PEM, good for a
+/// month.
+///
+/// # Errors
+/// When it can't be encoded or signed, or a certificate can't be read.
+pub fn revocation_list(
+    issuer_pem: &str,
+    issuer: Arc<Signer>,
+    revoked: &[(&str, Timestamp)],
+    now: Timestamp,
+) -> Result<String, CertificateError> {
+    let issuer = Issuer::from_ca_cert_pem(issuer_pem, CaKey(issuer))?;
+    let revoked_certs = revoked
+        .iter()
+        .map(|(pem, since)| {
+            let der = certificate_from_pem(pem)?;
+            let (_, certificate) = x509_parser::parse_x509_certificate(&der)
+                .map_err(|_| CertificateError::CaCertificate("it is not an X.509 certificate"))?;
+            Ok(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(certificate.raw_serial()),
+                revocation_time: since.whole_secs().date_time(),
+                reason_code: Some(RevocationReason::Superseded),
+                invalidity_date: None,
+            })
+        })
+        .collect::<Result<_, CertificateError>>()?;
+    let params = CertificateRevocationListParams {
+        this_update: now.whole_secs().minus(super::BACKDATE).date_time(),
+        next_update: now.whole_secs().plus(CRL_LIFE).date_time(),
+        // It only ever rises.
+        crl_number: SerialNumber::from_slice(&now.as_millis().to_be_bytes()),
+        issuing_distribution_point: None,
+        revoked_certs,
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    Ok(params.signed_by(&issuer)?.pem()?)
 }
 
 /// Whether a CA's certificate was signed by another's key.

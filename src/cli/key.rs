@@ -27,6 +27,7 @@ pub(super) enum Command {
     Retire(Retire),
     Cancel(Cancel),
     Revoke(Revoke),
+    Crl(Crl),
 }
 
 /// Show where each key stands, and what it waits for
@@ -104,7 +105,8 @@ pub(super) struct Cancel {
 /// End the trust in a key that others may have, at once
 ///
 /// A fresh key signs in its place from the same moment on. Hosts and databases take the old key's
-/// certificates until they have the new trust bundle. What it signed that is still good is listed
+/// certificates until they have the new trust bundle. An issuing CA can't be distrusted but with its
+/// root, so all of X.509 begins anew; when a root is revoked, people run `hallpass connect` again. What it signed that is still good is listed
 /// by requester.
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -118,6 +120,17 @@ pub(super) struct Revoke {
     reason: Reason,
     #[command(flatten)]
     shown: Shown,
+}
+
+/// Print certificate revocation lists for PostgreSQL's ssl_crl_file, as a backstop
+///
+/// They name the issuing CAs that are retired or revoked, and are good for a month: whoever installs
+/// them must renew them in time, or no login passes.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  hallpass key crl > hallpass_crl.pem")]
+pub(super) struct Crl {
+    #[command(flatten)]
+    client: ClientArgs,
 }
 
 #[derive(clap::Args)]
@@ -185,6 +198,10 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             args.shown.key(&api.post_nothing(target.as_str())?)
         }
         Command::Revoke(args) => revoke(args),
+        Command::Crl(args) => {
+            let (_, api) = args.client.open()?;
+            print(api.get_text("/v1/ca-keys/x509/crl")?)
+        }
     }
 }
 

@@ -27,6 +27,8 @@ enum What {
     SshHost,
     /// The root certificates in PEM, for ssl_ca_file and sslrootcert
     X509,
+    /// Revoked keys that signed users' SSH certificates, for sshd's RevokedKeys
+    SshRevoked,
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
@@ -45,6 +47,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             .flat_map(|pem| pem.lines())
             .map(str::to_owned)
             .collect(),
+        What::SshRevoked => trust.ssh_revoked,
     };
     print(
         lines

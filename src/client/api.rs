@@ -17,7 +17,7 @@ use super::{Connection, KeyError, ServerUrl, SigningKey, now};
 use crate::audit::VerifierKey;
 use crate::identity::{Proof, REQUEST_NAMESPACE, request_message};
 use crate::keys::{SignError, random_bytes};
-use crate::model::{Problem, Timestamp, TrustBundle};
+use crate::model::{Problem, SignedTrust, Timestamp, TrustBundle};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The server answers in milliseconds, unless its log waits for the disk.
@@ -237,6 +237,10 @@ pub(super) fn agent(root_pem: &str) -> ureq::Agent {
         .root_certs(RootCerts::Specific(Arc::new(roots)))
         .unversioned_rustls_crypto_provider(Arc::new(tls13_provider()))
         .build();
+    configured(tls)
+}
+
+fn configured(tls: TlsConfig) -> ureq::Agent {
     ureq::Agent::config_builder()
         .tls_config(tls)
         .https_only(true)
@@ -250,6 +254,24 @@ pub(super) fn agent(root_pem: &str) -> ureq::Agent {
         .user_agent(concat!("hallpass/", env!("CARGO_PKG_VERSION")))
         .build()
         .new_agent()
+}
+
+/// What the CA wants to be trusted, signed by its log's key. The server that gives it is not asked
+/// who it is: the signature alone counts.
+///
+/// # Errors
+/// When there is no good answer.
+pub fn signed_trust(url: &ServerUrl) -> Result<SignedTrust, ApiError> {
+    let tls = TlsConfig::builder()
+        .disable_verification(true)
+        .unversioned_rustls_crypto_provider(Arc::new(tls13_provider()))
+        .build();
+    let agent = configured(tls);
+    let request = Request::get(format!("{url}/v1/trust/signed"))
+        .body(Vec::new())
+        .map_err(|error| ApiError::strange(url, error))?;
+    let answer = body(url, run(&agent, url, request)?)?;
+    serde_json::from_slice(&answer).map_err(|error| ApiError::strange(url, error))
 }
 
 /// What the CA wants to be trusted. Needs no signature.

@@ -20,7 +20,7 @@ mod session;
 mod subject;
 mod url;
 
-pub use api::{Api, ApiError, Query, Skew};
+pub use api::{Api, ApiError, Query, Skew, signed_trust};
 pub use config::{ConfigError, ConfigFolder, Connection};
 pub use connect::{ConnectError, Connected, connect, connect_in};
 pub use export::{Export, ExportFailed, Exported, proof_beside};

@@ -24,6 +24,10 @@ impl SshSettings {
         self.folder.join("hallpass_user_ca.pub")
     }
 
+    fn revoked(&self) -> PathBuf {
+        self.folder.join("hallpass_revoked_keys")
+    }
+
     /// `ssh_host_ed25519_key-cert.pub` for `ssh_host_ed25519_key.pub`.
     pub(super) fn certificate(&self) -> PathBuf {
         let mut name = self.host_key.with_extension("").into_os_string();
@@ -58,7 +62,11 @@ impl SshSettings {
         state: &HostState,
     ) -> Result<Vec<Change>, HostError> {
         let keys: String = trust.ssh_user.iter().map(|key| line(key)).collect();
-        let mut changes = vec![Change::public(self.user_ca(), keys)];
+        let revoked: String = trust.ssh_revoked.iter().map(|key| line(key)).collect();
+        let mut changes = vec![
+            Change::public(self.user_ca(), keys),
+            Change::public(self.revoked(), revoked),
+        ];
         let accounts = self.accounts(state);
         for (account, principals) in &accounts {
             let lines: String = principals.iter().map(|name| line(name.as_str())).collect();
@@ -104,9 +112,11 @@ impl SshSettings {
         let mut text = format!(
             "# Written by `hallpass host`; `hallpass host leave` takes it away.\n\
              TrustedUserCAKeys {}\n\
+             RevokedKeys {}\n\
              AuthorizedPrincipalsFile {}/%u\n\
              HostCertificate {}\n",
             self.user_ca().display(),
+            self.revoked().display(),
             self.principals().display(),
             self.certificate().display(),
         );

@@ -14,11 +14,13 @@ use super::change::{self, Change, What};
 use super::settings::{PostgresSettings, Settings, SshSettings, State};
 use crate::certificate::fingerprint;
 use crate::client::{
-    Api, Pin, ServerUrl, SigningKey, Subject, connect_in, now, write_private, write_public,
+    Api, ApiError, Pin, ServerUrl, SigningKey, Subject, connect_in, now, signed_trust,
+    write_private, write_public,
 };
 use crate::identity::key_fingerprint;
 use crate::model::{
-    CertificateAnswer, HostConfirmation, HostJoin, HostState, HostSubject, Timestamp, TrustBundle,
+    CertificateAnswer, HostConfirmation, HostJoin, HostState, HostSubject, SignedTrust, Timestamp,
+    TrustBundle,
 };
 
 /// How a host joins.
@@ -96,9 +98,16 @@ pub fn join(folder: &Path, joining: Joining) -> Result<Settings, HostError> {
 pub fn sync(folder: &Path, dry: bool) -> Result<Synced, HostError> {
     let state = State::lock(folder)?;
     let mut settings = state.load()?;
-    let api = open(&state)?;
-    let known: HostState = api.get("/v1/host")?;
-    let trust = trusted(&api, &settings, &known)?;
+    let mut api = open(&state)?;
+    let known: HostState = match api.get("/v1/host") {
+        Err(ApiError::Untrusted { .. }) => {
+            take_new_roots(&state, &api, &mut settings)?;
+            api = open(&state)?;
+            api.get("/v1/host")?
+        }
+        known => known?,
+    };
+    let trust = trusted(&api, &settings, &known.trust)?;
     let mut synced = Synced {
         trust: trust.version,
         ..Synced::default()
@@ -171,9 +180,22 @@ fn pin(token: &str) -> Result<Pin, HostError> {
         .ok_or(HostError::Token)
 }
 
+/// On the day on which a root is revoked, no server shows a certificate under it any more. What to
+/// trust instead is then what the log's key has signed, if it is newer than what is known.
+fn take_new_roots(state: &State, api: &Api, settings: &mut Settings) -> Result<(), HostError> {
+    let signed = signed_trust(api.url())?;
+    let trust = trusted(api, settings, &signed)?;
+    if trust.version == settings.trust {
+        // Nothing new: whoever answers there is not the CA.
+        api.get::<HostState>("/v1/host")?;
+    }
+    state.config().take_trust(&trust)?;
+    settings.trust = trust.version;
+    state.store(settings)
+}
+
 /// The trust bundle, once it is known to be the CA's and none of before.
-fn trusted(api: &Api, settings: &Settings, known: &HostState) -> Result<TrustBundle, HostError> {
-    let signed = &known.trust;
+fn trusted(api: &Api, settings: &Settings, signed: &SignedTrust) -> Result<TrustBundle, HostError> {
     if !api
         .log_key()
         .signed_statement(&signed.bundle, &signed.signature)

@@ -7,6 +7,7 @@ use axum::extract::{Path, State};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::problem::Problem;
 use super::routes::{Answer, Name, Shared};
 use super::signed::Signed;
 use crate::authority::Authority;
@@ -20,6 +21,15 @@ pub(super) fn api() -> OpenApiRouter<Arc<Authority>> {
         .routes(routes!(retire))
         .routes(routes!(cancel))
         .routes(routes!(revoke))
+        .routes(routes!(revocation_lists))
+}
+
+/// Certificate revocation lists in PEM: one by each trusted root and each trusted issuing CA.
+#[utoipa::path(get, path = "/v1/ca-keys/x509/crl",
+    responses((status = 200, body = String, content_type = "application/x-pem-file")))]
+async fn revocation_lists(State(authority): Shared, signed: Signed) -> Result<String, Problem> {
+    let lists = authority.revocation_lists(&signed.request, signed.source);
+    Ok(lists.await?)
 }
 
 /// All CA keys, those of the past included.

@@ -25,8 +25,8 @@ use crate::audit::Filter;
 use crate::authority::{Authority, Which};
 use crate::model::{
     AuditPage, CertificateAnswer, EntryIndex, Health, HostCertificateRequest, Identity, NewKey,
-    NewUser, Purpose, RoleName, RoleSummary, Serial, SshCertificateRequest, Timestamp, TrustBundle,
-    UserName, UserSummary, X509CertificateRequest,
+    NewUser, Purpose, RoleName, RoleSummary, Serial, SignedTrust, SshCertificateRequest, Timestamp,
+    TrustBundle, UserName, UserSummary, X509CertificateRequest,
 };
 
 /// The most entries of a page of the log.
@@ -41,7 +41,7 @@ pub(super) type Name = Result<Path<String>, PathRejection>;
 #[openapi(info(
     title = "Hallpass",
     description = "An SSH and database certificate authority. Every path but /healthz, /readyz, \
-                   /v1/trust and /v1/openapi.json takes signed requests only: the headers \
+                   /v1/trust, /v1/trust/signed and /v1/openapi.json takes signed requests only: the headers \
                    Hallpass-Time, Hallpass-Nonce and Hallpass-Signature, as docs/api.md specifies."
 ))]
 struct Description;
@@ -74,6 +74,7 @@ fn api() -> OpenApiRouter<Arc<Authority>> {
         .routes(routes!(healthz))
         .routes(routes!(readyz))
         .routes(routes!(trust))
+        .routes(routes!(signed_trust))
         .routes(routes!(whoami))
         .routes(routes!(roles))
         .routes(routes!(issue_ssh))
@@ -130,6 +131,12 @@ async fn readyz(State(authority): Shared) -> Response {
 #[utoipa::path(get, path = "/v1/trust", responses((status = 200, body = TrustBundle)))]
 async fn trust(State(authority): Shared) -> Json<TrustBundle> {
     Json(authority.trust())
+}
+
+/// The same with a signature by the log's key, for those who can't tell yet whom to trust.
+#[utoipa::path(get, path = "/v1/trust/signed", responses((status = 200, body = SignedTrust)))]
+async fn signed_trust(State(authority): Shared) -> Answer<SignedTrust> {
+    Ok(Json(authority.signed_trust()?))
 }
 
 /// Who the server takes the caller for.
@@ -416,6 +423,6 @@ mod tests {
         ] {
             assert!(paths.contains_key(path), "{path}");
         }
-        assert_eq!(paths.len(), 45);
+        assert_eq!(paths.len(), 47);
     }
 }

@@ -50,6 +50,7 @@ pub enum Step {
     /// A staged key is given up.
     Cancel(KeyId),
     /// A key that others may have is not trusted any more. In place of one that signs, new ones do.
+    /// An issuing CA can't be distrusted but with its root: all of X.509 begins anew.
     Revoke(KeyId, Vec<NewKey>),
 }
 
@@ -145,6 +146,11 @@ impl Keyring {
                     *id,
                     &[KeyState::Staged, KeyState::Active, KeyState::Retiring],
                 )?;
+                if id.kind == KeyKind::X509Issuing {
+                    after.begin_x509_anew(*id, new, at)?;
+                    *self = after;
+                    return Ok(());
+                }
                 after.set(*id, KeyState::Revoked, at);
                 let (own, rest): (Vec<_>, Vec<_>) = new
                     .iter()
@@ -163,6 +169,21 @@ impl Keyring {
         }
         *self = after;
         Ok(())
+    }
+
+    /// A new root and an issuing CA under it come in place of all that is trusted.
+    fn begin_x509_anew(&mut self, id: KeyId, new: &[NewKey], at: Since) -> Result<(), NoStep> {
+        let kinds = [KeyKind::X509Root, KeyKind::X509Issuing];
+        if !new.iter().map(|(new, _)| new.kind).eq(kinds) {
+            return Err(NoStep::Successor(id));
+        }
+        for (old, key) in &mut self.keys {
+            if kinds.contains(&old.kind) && key.state.is_trusted() {
+                (key.state, key.since) = (KeyState::Revoked, at);
+            }
+        }
+        new.iter()
+            .try_for_each(|new| self.add(new, KeyState::Active, at))
     }
 
     /// The issuing CA that a new root signs comes in place of the one under the old root, which
@@ -255,8 +276,9 @@ pub enum NoStep {
     /// Numbers are given out in order.
     #[error("key {0} is not the next of its kind")]
     Number(KeyId),
-    /// Exactly the key that signs has a successor when it is revoked.
-    #[error("key {0} needs a successor exactly when it signs")]
+    /// Exactly the key that signs has a successor when it is revoked, and an issuing CA a root with
+    /// it.
+    #[error("the successors of key {0} are not those that it needs")]
     Successor(KeyId),
     /// Exactly a new root has a new issuing CA.
     #[error("an issuing CA comes with a root and with nothing else")]
@@ -385,6 +407,21 @@ mod tests {
         ring.take(&Step::Revoke(id(kind, 3), Vec::new()), time)
             .unwrap();
         assert_eq!(ring.trusted(kind).len(), 1);
+    }
+
+    #[test]
+    fn an_issuing_ca_is_revoked_with_all_that_its_root_vouches_for() {
+        let mut ring = ring();
+        let (root, issuing) = (id(KeyKind::X509Root, 2), id(KeyKind::X509Issuing, 2));
+        let alone = Step::Revoke(id(KeyKind::X509Issuing, 1), vec![new(issuing)]);
+        assert!(ring.take(&alone, since(2)).is_err());
+        let step = Step::Revoke(id(KeyKind::X509Issuing, 1), vec![new(root), new(issuing)]);
+        ring.take(&step, since(2)).unwrap();
+        for kind in [KeyKind::X509Root, KeyKind::X509Issuing] {
+            assert_eq!(ring.find(id(kind, 1)).unwrap().state, KeyState::Revoked);
+            assert_eq!(ring.trusted(kind).len(), 1);
+        }
+        assert_eq!(ring.trusted(KeyKind::SshUser).len(), 1);
     }
 
     /// A step with ids that often fit.

@@ -122,6 +122,9 @@ pub struct TrustBundle {
     pub ssh_host: Vec<String>,
     /// X.509 root certificates in PEM, for `ssl_ca_file` and `sslrootcert`.
     pub x509: Vec<String>,
+    /// Keys that signed user certificates and were revoked, for sshd's `RevokedKeys`.
+    #[serde(default)]
+    pub ssh_revoked: Vec<String>,
     /// The verifier key of the audit log's checkpoints (C2SP signed-note).
     pub log: String,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use crate::support::{Ca, Host, Person, Ran, Sshd, wait_until};
+use crate::support::{Ca, Host, Person, Ran, Sshd, run, wait_until};
 
 fn login(bob: &Person, sshd: &Sshd) -> Ran {
     let ask = "ssh --role server-operator --purpose incident --reason x --";
@@ -296,4 +296,99 @@ fn a_locked_host_gets_no_certificate() {
     );
     admin.hallpass(["unlock", "host/app-1"]).ok();
     host.sync().ok();
+}
+
+#[test]
+fn a_revoked_issuing_ca_is_distrusted_by_every_host_that_comes_by_itself() {
+    let ca = Ca::start();
+    let (admin, bob) = (ca.admin(), ca.enrol("bob", &["on-call"]));
+    let host = Host::with_postgres("db-1");
+    host.take_in(&ca, &[]);
+    assert_eq!(select(&bob, &host).ok(), "ward 3\n");
+    let revoked = admin
+        .hallpass(["key", "revoke", "x509-issuing-1", "--reason", "disk lost"])
+        .ok();
+    assert!(
+        revoked.contains("revoked") && revoked.contains("CN=patients_read,UID=bob"),
+        "{revoked}"
+    );
+    // No server shows a certificate under the old root: the log's key vouches for the new one.
+    let synced = host.sync().ok();
+    assert!(synced.contains("is in force"), "{synced}");
+    assert_ne!(
+        select(&bob, &host).code,
+        0,
+        "the certificate that bob holds is the old CA's"
+    );
+    let again = bob.hallpass(["whoami"]);
+    assert_eq!(again.code, 77, "{again:?}");
+    bob.reconnect(&ca, &admin);
+    assert_eq!(select(&bob, &host).ok(), "ward 3\n");
+}
+
+#[test]
+fn revocation_lists_are_a_backstop_for_postgresql() {
+    let ca = Ca::start();
+    let (admin, bob) = (ca.admin(), ca.enrol("bob", &["on-call"]));
+    let host = Host::with_postgres("db-1");
+    host.take_in(&ca, &[]);
+    assert_eq!(select(&bob, &host).ok(), "ward 3\n");
+    let key = |line: &str| {
+        admin
+            .hallpass(["key"].into_iter().chain(line.split(' ')))
+            .ok()
+    };
+    key("rotate x509-issuing");
+    key("activate x509-issuing-2");
+    key("retire x509-issuing-1 --force now");
+    host.sync().ok();
+    // The root still vouches for the retired CA.
+    assert_eq!(select(&bob, &host).ok(), "ward 3\n");
+    let lists = key("crl");
+    assert_eq!(lists.matches("BEGIN X509 CRL").count(), 2, "{lists}");
+    host.postgres.as_ref().unwrap().revoke(&lists);
+    assert_ne!(select(&bob, &host).code, 0);
+    // The first is the root's, and names the retired CA.
+    let file = bob.folder.write("crl.pem", lists);
+    let named = run(
+        "openssl",
+        ["crl", "-noout", "-text", "-in", file.to_str().unwrap()],
+    )
+    .ok();
+    let old = ca.home.path().join("keys/x509-issuing-1.pem");
+    let serial = run(
+        "openssl",
+        ["x509", "-noout", "-serial", "-in", old.to_str().unwrap()],
+    )
+    .ok();
+    let serial = serial.trim().trim_start_matches("serial=");
+    assert!(
+        named.contains(&format!("Serial Number: {serial}")),
+        "{named}"
+    );
+    let carol = ca.enrol("carol", &["on-call"]);
+    assert_eq!(select(&carol, &host).ok(), "ward 3\n");
+}
+
+#[test]
+fn revoked_user_ca_keys_are_named_to_sshd() {
+    let ca = Ca::start();
+    let (admin, bob) = (ca.admin(), ca.enrol("bob", &["on-call"]));
+    let host = Host::with_sshd("app-1");
+    host.take_in(&ca, &[]);
+    let sshd = host.sshd.as_ref().unwrap();
+    assert_eq!(login(&bob, sshd).ok(), "in\n");
+    admin
+        .hallpass(["key", "revoke", "ssh-user-1", "--reason", "disk lost"])
+        .ok();
+    host.sync().ok();
+    // Also where somebody trusts the old key all the same.
+    let trusted = sshd.folder.join("hallpass_user_ca.pub");
+    let both =
+        fs::read_to_string(&trusted).unwrap() + &admin.hallpass(["trust", "ssh-revoked"]).ok();
+    assert_eq!(both.lines().count(), 2);
+    fs::write(&trusted, both).unwrap();
+    assert_ne!(login(&bob, sshd).code, 0);
+    let carol = ca.enrol("carol", &["on-call"]);
+    assert_eq!(login(&carol, sshd).ok(), "in\n");
 }

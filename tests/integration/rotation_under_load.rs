@@ -56,7 +56,7 @@ fn no_login_fails_and_afterwards_no_old_key_opens_anything() {
                             .unwrap()
                             .push(format!("{}: {ran:?}", host.name));
                     }
-                    std::thread::sleep(Duration::from_millis(700));
+                    std::thread::sleep(Duration::from_millis(2500));
                 }
             });
         }
@@ -87,7 +87,7 @@ fn no_login_fails_and_afterwards_no_old_key_opens_anything() {
         failures[0]
     );
     let logins = logins.into_inner();
-    assert!(logins > 10 * CLIENTS, "{logins} logins");
+    assert!(logins > 5 * CLIENTS, "{logins} logins");
 
     let states = admin.hallpass(["key", "list"]).ok();
     assert_eq!(states.matches("  active").count(), 5, "{states}");
@@ -158,7 +158,7 @@ fn rotate(ca: &Mutex<Option<Ca>>, address: &str, admin: &Person, kind: &str) -> 
         let home = ca.take().unwrap().kill();
         *ca = Some(Ca::at(home, address));
     };
-    let until = Instant::now() + Duration::from_secs(300);
+    let until = Instant::now() + Duration::from_secs(400);
     while Instant::now() < until {
         let mut follow = admin
             .command()

@@ -357,15 +357,53 @@ impl Person {
     }
 
     pub(crate) fn connect(&self, ca: &Ca) {
+        self.connect_by(&ca.url, &ca.fingerprint);
+    }
+
+    fn connect_by(&self, url: &str, fingerprint: &str) {
         self.hallpass([
             "connect",
-            &ca.url,
+            url,
             "--fingerprint",
-            &ca.fingerprint,
+            fingerprint,
             "--ssh-key",
             self.folder.join("key").to_str().expect("a plain path"),
         ])
         .ok();
+    }
+
+    /// Connects anew, to the root that signs now.
+    pub(crate) fn reconnect(&self, ca: &Ca, admin: &Self) {
+        admin.reconnect_to(ca);
+        let keys = admin.hallpass(["key", "list", "--json"]).ok();
+        let root = keys
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
+            .find(|key| {
+                let id = key["key"].as_str().expect("an id");
+                id.starts_with("x509-root-") && key["state"] == "active"
+            })
+            .expect("a root");
+        self.connect_by(
+            &ca.url,
+            root["fingerprint"].as_str().expect("a fingerprint"),
+        );
+    }
+
+    /// The administrator reads the fingerprint on the CA's machine.
+    fn reconnect_to(&self, ca: &Ca) {
+        let folder = ca.home.path().join("keys");
+        let mut roots: Vec<PathBuf> = fs::read_dir(folder)
+            .expect("keys")
+            .flatten()
+            .map(|file| file.path())
+            .filter(|path| path.display().to_string().ends_with(".pem"))
+            .filter(|path| path.display().to_string().contains("x509-root-"))
+            .collect();
+        roots.sort();
+        let pem = fs::read_to_string(roots.pop().expect("a root")).expect("a certificate");
+        let fingerprint = hallpass::certificate::fingerprint_of_pem(&pem).expect("a certificate");
+        self.connect_by(&ca.url, &fingerprint);
     }
 
     /// `hallpass` in this person's account, without an ssh-agent.

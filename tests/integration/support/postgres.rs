@@ -97,6 +97,17 @@ impl Postgres {
         self.reload();
     }
 
+    /// Has it look at revocation lists from now on.
+    pub(crate) fn revoke(&self, lists: &str) {
+        self.folder.write("crl.pem", lists);
+        hand_over(&self.folder, "crl.pem");
+        append(
+            &self.folder.join("data/postgresql.conf"),
+            "ssl_crl_file = 'crl.pem'\n",
+        );
+        self.reload();
+    }
+
     /// Gives it a new certificate.
     pub(crate) fn certify(&self, admin: &Person) {
         certify(&self.folder, admin);
