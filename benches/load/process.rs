@@ -125,6 +125,18 @@ pub(crate) fn cpu(process: u32) -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// What this thread has spent.
+pub(crate) fn thread_cpu() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: it writes one value of ours, which lives through the call.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    assert_eq!(done, 0, "a thread has a clock");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// What the children that have ended and were waited for have spent.
 pub(crate) fn children_cpu() -> Duration {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
