@@ -10,7 +10,7 @@ use super::{Authority, now};
 use crate::audit::{Entry, Event, Log, LogError, NoteSigner, Reader, StoreError, VerifierKey};
 use crate::certificate::CertificateError;
 use crate::identity::{Directory, ReplayGuard};
-use crate::keys::{self, KeyStore, Keyring, Passphrase};
+use crate::keys::{self, KeyStore, Keyring, Opening};
 use crate::model::{EntryIndex, KeyId, KeyKind, Timestamp};
 use crate::policy::{PolicyError, PolicySet};
 use crate::witness::Witnesses;
@@ -29,14 +29,14 @@ impl Authority {
     ///
     /// # Errors
     /// When anything is not right: says what and how to mend it.
-    pub async fn open(
+    pub async fn open<'a>(
         home: &Home,
-        passphrase: &Passphrase,
+        opening: impl Into<Opening<'a>>,
         clock: Clock,
     ) -> Result<Self, OpenError> {
         let now = now();
         let lock = home.lock()?;
-        // Cheap checks before the passphrase's costly key derivation.
+        // Cheap checks before a passphrase's costly key derivation.
         let policy = PolicySet::load(&home.policies())?;
         let mut directory = Directory::default();
         let shared = Arc::new(RwLock::default());
@@ -74,7 +74,7 @@ impl Authority {
         }
         let reader = Reader::open(&home.database())?;
 
-        let store = KeyStore::open(&home.keys(), passphrase)?;
+        let store = KeyStore::open(&home.keys(), opening)?;
         let open = open_keys(&store, &keyring, &opened.last_expiries)?;
         let in_force =
             InForce::new(keyring, &open, cross, trust_version).map_err(OpenError::Certificate)?;

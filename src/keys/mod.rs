@@ -5,17 +5,21 @@
 
 mod keyring;
 mod locked;
+mod opener;
 mod ownership;
 mod passphrase;
 mod process;
 mod seal;
 mod signer;
 mod store;
+mod ways;
 
 pub use keyring::{CaKey, Keyring, NewKey, NoStep, Since, Step};
+pub use opener::{AgeIdentity, AgeIdentityError, AgeRecipient, Opener, Opening};
 pub use ownership::{is_ours_to_change, is_private};
 pub use passphrase::{Passphrase, PassphraseError};
 pub use process::protect_memory;
 pub use seal::SealError;
 pub use signer::{KeyAlgorithm, SignError, Signer, random_bytes};
 pub use store::{KeyStore, OpenedKey, StoreError};
+pub use ways::{Reseal, Way, WayName, recipient_of, ways};

@@ -21,6 +21,7 @@ mod independent;
 mod path;
 mod person;
 mod postgres_refuses;
+mod reseal;
 mod rotation;
 mod rotation_under_load;
 mod server;

@@ -1,5 +1,7 @@
 //! `hallpass key`
 
+mod reseal;
+
 use std::time::Duration;
 
 use super::ClientArgs;
@@ -13,7 +15,7 @@ use crate::model::{
 /// How often a rotation that waits is looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Rotate and revoke the CA's keys
+/// Rotate and revoke the CA's keys, and change what opens them
 ///
 /// The safe order: `rotate` makes a new key that is trusted and does not sign yet (staged);
 /// `activate` has it sign, once all who must trust it do; the key before (retiring) stays trusted
@@ -27,6 +29,7 @@ pub(super) enum Command {
     Retire(Retire),
     Cancel(Cancel),
     Revoke(Revoke),
+    Reseal(reseal::Args),
 }
 
 /// Show where each key stands, and what it waits for
@@ -185,6 +188,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             args.shown.key(&api.post_nothing(target.as_str())?)
         }
         Command::Revoke(args) => revoke(args),
+        Command::Reseal(args) => reseal::run(args),
     }
 }
 
