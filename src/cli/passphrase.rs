@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use super::output::clean;
-use crate::keys::{AgeIdentity, Opener, Passphrase, Way, ways};
+use crate::keys::{AgeIdentity, Opener, Passphrase, Way, first_line, ways};
 
 /// The file that systemd's `LoadCredential=hallpass-passphrase:...` makes.
 const CREDENTIAL: &str = "hallpass-passphrase";
@@ -94,6 +94,18 @@ fn file(source: &Source) -> Option<PathBuf> {
 fn credential(name: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("CREDENTIALS_DIRECTORY")?;
     Some(Path::new(&folder).join(name)).filter(|path| path.exists())
+}
+
+/// The passphrase of a private key that was made elsewhere, which may be short.
+pub(super) fn of_key(file: Option<&Path>, key: &Path) -> Result<Zeroizing<String>, Failure> {
+    match file {
+        Some(path) => first_line(path).map_err(Failure::config),
+        None => ask(
+            &format!("Passphrase of {}: ", key.display()),
+            "there is no terminal to ask for the key's own passphrase: give \
+             --key-passphrase-file FILE",
+        ),
+    }
 }
 
 fn prompt(question: &str) -> Result<Zeroizing<String>, Failure> {

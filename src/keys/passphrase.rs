@@ -40,7 +40,7 @@ impl Passphrase {
 ///
 /// # Errors
 /// When the file can't be read, or others than its owner can read it.
-fn first_line(path: &Path) -> Result<Zeroizing<String>, PassphraseError> {
+pub fn first_line(path: &Path) -> Result<Zeroizing<String>, PassphraseError> {
     const LONGEST_FILE: u64 = 4096;
     let unreadable = |source| PassphraseError::Unreadable {
         path: path.to_owned(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::is_private;
 use super::opener::Opening;
 use super::seal::{Sealer, Unsealer};
-use super::{KeyAlgorithm, Passphrase, SealError, SignError, Signer, Way, ways};
+use super::{ForeignKey, KeyAlgorithm, Passphrase, SealError, SignError, Signer, Way, ways};
 use crate::model::{KeyId, KeyKind};
 
 fn algorithm(kind: KeyKind) -> KeyAlgorithm {
@@ -130,6 +130,35 @@ impl KeyStore {
             public,
             public_path,
         })
+    }
+
+    /// Seals a key that was made elsewhere, with its public part. Takes the place of what a crash
+    /// left behind, as [`Self::generate`] does.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn put(&self, id: KeyId, key: &ForeignKey, public: &str) -> Result<(), StoreError> {
+        let path = self.sealed_path(id);
+        let sealed = self.sealer.seal(key.document()).map_err(sealing(&path))?;
+        write(&path, 0o600, &sealed)?;
+        write(&self.public_path(id), 0o644, public.as_bytes())
+    }
+
+    /// Writes the public part of a key whose private part stays elsewhere.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn put_public(&self, id: KeyId, public: &str) -> Result<(), StoreError> {
+        let sealed = self.sealed_path(id);
+        if sealed.exists() {
+            fs::remove_file(&sealed).map_err(|source| unreadable(&sealed, source))?;
+        }
+        write(&self.public_path(id), 0o644, public.as_bytes())
+    }
+
+    /// Whether the private part of a key is here, and not elsewhere.
+    pub fn has_private(&self, id: KeyId) -> bool {
+        self.sealed_path(id).exists()
     }
 
     /// Opens a key for use.

@@ -17,6 +17,7 @@ mod fail_closed;
 mod faults;
 mod hosts;
 mod identity;
+mod import;
 mod independent;
 mod path;
 mod person;

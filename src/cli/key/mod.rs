@@ -1,5 +1,7 @@
 //! `hallpass key`
 
+mod export_public;
+mod import;
 mod reseal;
 
 use std::time::Duration;
@@ -15,7 +17,7 @@ use crate::model::{
 /// How often a rotation that waits is looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Rotate and revoke the CA's keys, and change what opens them
+/// Rotate, revoke and import the CA's keys, and change what opens them
 ///
 /// The safe order: `rotate` makes a new key that is trusted and does not sign yet (staged);
 /// `activate` has it sign, once all who must trust it do; the key before (retiring) stays trusted
@@ -29,6 +31,8 @@ pub(super) enum Command {
     Retire(Retire),
     Cancel(Cancel),
     Revoke(Revoke),
+    Import(import::Args),
+    ExportPublic(export_public::Args),
     Reseal(reseal::Args),
 }
 
@@ -188,6 +192,8 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             args.shown.key(&api.post_nothing(target.as_str())?)
         }
         Command::Revoke(args) => revoke(args),
+        Command::Import(args) => import::run(args),
+        Command::ExportPublic(args) => export_public::run(&args),
         Command::Reseal(args) => reseal::run(args),
     }
 }
