@@ -185,8 +185,37 @@ impl InForce {
     }
 }
 
+/// What the entries of a log have told of the CA keys so far.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) keyring: Keyring,
+    pub(super) cross: BTreeMap<KeyId, String>,
+    /// The last entry that told something.
+    pub(super) version: EntryIndex,
+    /// The first that can't follow those before it, and why.
+    pub(super) no_step: Option<(EntryIndex, StepError)>,
+}
+
+impl Told {
+    /// Takes in the next entry.
+    pub(super) fn hear(&mut self, entry: &Entry) {
+        if let Event::AuthorityCreated { keys, .. } = &entry.event {
+            let keys = keys
+                .iter()
+                .filter_map(|key| Some((key.purpose.parse().ok()?, key.public.clone())));
+            self.keyring = Keyring::new(keys, since(entry));
+        }
+        if entry.event.changes_ca_keys() {
+            self.version = entry.index;
+            if let Err(error) = take(&mut self.keyring, &mut self.cross, entry) {
+                self.no_step.get_or_insert((entry.index, error));
+            }
+        }
+    }
+}
+
 /// Takes an entry into what is known of the CA keys.
-pub(super) fn take(
+fn take(
     keyring: &mut Keyring,
     cross: &mut BTreeMap<KeyId, String>,
     entry: &Entry,
@@ -207,7 +236,7 @@ pub(super) fn take(
 }
 
 /// The moment of an entry.
-pub(super) fn since(entry: &Entry) -> Since {
+fn since(entry: &Entry) -> Since {
     Since {
         time: entry.time,
         entry: entry.index,

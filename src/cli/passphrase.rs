@@ -1,15 +1,19 @@
-//! Where `init` and `serve`, also a witness's, get the passphrase from. Never from an argument.
+//! Where commands get the passphrase from, or what else opens the keys. Never from an argument.
 
-use std::io::IsTerminal;
+use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use age::secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
-use crate::keys::Passphrase;
+use super::output::clean;
+use crate::keys::{AgeIdentity, Opener, Passphrase, Way, first_line, ways};
 
 /// The file that systemd's `LoadCredential=hallpass-passphrase:...` makes.
 const CREDENTIAL: &str = "hallpass-passphrase";
+/// The one for an age identity file.
+const IDENTITY_CREDENTIAL: &str = "hallpass-age-identity";
 
 #[derive(clap::Args)]
 pub(super) struct Source {
@@ -19,19 +23,58 @@ pub(super) struct Source {
     passphrase_file: Option<PathBuf>,
 }
 
-/// The passphrase of a home that exists.
-pub(super) fn existing(source: &Source, home: &Path) -> Result<Passphrase, Failure> {
-    if let Some(path) = file(source) {
-        return Passphrase::from_file(&path).map_err(Failure::config);
+/// What opens the keys of a home that exists.
+#[derive(clap::Args)]
+pub(super) struct OpenSource {
+    #[command(flatten)]
+    passphrase: Source,
+    /// Open the keys with this file of age identities instead of the passphrase, when `hallpass key
+    /// reseal --add-identity` added its recipient; also the systemd credential hallpass-age-identity
+    #[arg(long, env = "HALLPASS_AGE_IDENTITY", value_name = "FILE")]
+    age_identity: Option<PathBuf>,
+}
+
+/// What opens a home that exists. What was named comes before what systemd hands over.
+pub(super) fn existing(source: &OpenSource, home: &Path) -> Result<Opener, Failure> {
+    let identity = |path: &Path| {
+        AgeIdentity::from_file(path, Console)
+            .map(Opener::Identity)
+            .map_err(Failure::config)
+    };
+    let named = &source.passphrase.passphrase_file;
+    if let Some(path) = &source.age_identity {
+        return identity(path);
+    }
+    if named.is_none()
+        && let Some(path) = credential(IDENTITY_CREDENTIAL)
+    {
+        return identity(&path);
+    }
+    if let Some(path) = file(&source.passphrase) {
+        let passphrase = Passphrase::from_file(&path);
+        return passphrase.map(Opener::Passphrase).map_err(Failure::config);
+    }
+    let ways = ways(&home.join("keys")).unwrap_or_default();
+    if !ways.is_empty() && !ways.contains(&Way::Passphrase) {
+        return Err(Failure::config(format!(
+            "no passphrase opens {}: give --age-identity FILE",
+            home.display()
+        )));
     }
     let text = prompt(&format!("Passphrase of {}: ", home.display()))?;
-    Passphrase::new(text).map_err(Failure::config)
+    let passphrase = Passphrase::new(text);
+    passphrase.map(Opener::Passphrase).map_err(Failure::config)
 }
 
 /// A passphrase for a new home, asked for twice.
 pub(super) fn new(source: &Source) -> Result<Passphrase, Failure> {
-    if let Some(path) = file(source) {
-        return Passphrase::from_file(&path).map_err(Failure::config);
+    new_in(file(source).as_deref())
+}
+
+/// A new passphrase, out of a file or asked for twice.
+pub(super) fn new_in(file: Option<&Path>) -> Result<Passphrase, Failure> {
+    if let Some(path) = file {
+        return Passphrase::from_file(path).map_err(Failure::config);
     }
     let first = prompt("New passphrase for the keys: ")?;
     if first.chars().count() < Passphrase::SHORTEST {
@@ -44,19 +87,69 @@ pub(super) fn new(source: &Source) -> Result<Passphrase, Failure> {
 }
 
 fn file(source: &Source) -> Option<PathBuf> {
-    source.passphrase_file.clone().or_else(|| {
-        let folder = std::env::var_os("CREDENTIALS_DIRECTORY")?;
-        Some(Path::new(&folder).join(CREDENTIAL)).filter(|path| path.exists())
-    })
+    let named = source.passphrase_file.clone();
+    named.or_else(|| credential(CREDENTIAL))
+}
+
+fn credential(name: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY")?;
+    Some(Path::new(&folder).join(name)).filter(|path| path.exists())
+}
+
+/// The passphrase of a private key that was made elsewhere, which may be short.
+pub(super) fn of_key(file: Option<&Path>, key: &Path) -> Result<Zeroizing<String>, Failure> {
+    match file {
+        Some(path) => first_line(path).map_err(Failure::config),
+        None => ask(
+            &format!("Passphrase of {}: ", key.display()),
+            "there is no terminal to ask for the key's own passphrase: give \
+             --key-passphrase-file FILE",
+        ),
+    }
 }
 
 fn prompt(question: &str) -> Result<Zeroizing<String>, Failure> {
+    ask(
+        question,
+        "there is no terminal to ask for the passphrase: give --passphrase-file FILE",
+    )
+}
+
+fn ask(question: &str, otherwise: &str) -> Result<Zeroizing<String>, Failure> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::config(
-            "there is no terminal to ask for the passphrase: give --passphrase-file FILE",
-        ));
+        return Err(Failure::config(otherwise));
     }
     rpassword::prompt_password(question)
         .map(Zeroizing::new)
         .map_err(|error| Failure::config(format!("can't read the passphrase: {error}")))
+}
+
+/// How an age plugin talks to who runs the command.
+#[derive(Clone, Copy)]
+pub(super) struct Console;
+
+impl age::Callbacks for Console {
+    fn display_message(&self, message: &str) {
+        // Nobody may be reading.
+        writeln!(std::io::stderr(), "{}", clean(message)).ok();
+    }
+
+    fn confirm(&self, message: &str, yes: &str, no: Option<&str>) -> Option<bool> {
+        let no = no.unwrap_or("no");
+        let answer = self.request_public_string(&format!("{message} ({yes} or {no})"))?;
+        Some(answer == yes)
+    }
+
+    fn request_public_string(&self, description: &str) -> Option<String> {
+        if !std::io::stdin().is_terminal() {
+            return None;
+        }
+        self.display_message(description);
+        std::io::stdin().lock().lines().next()?.ok()
+    }
+
+    fn request_passphrase(&self, description: &str) -> Option<SecretString> {
+        let answer = prompt(&format!("{}: ", clean(description))).ok()?;
+        Some(SecretString::from(answer.as_str()))
+    }
 }

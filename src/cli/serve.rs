@@ -40,7 +40,7 @@ pub(super) struct Args {
     #[arg(long)]
     accept_clock: bool,
     #[command(flatten)]
-    passphrase: passphrase::Source,
+    keys: passphrase::OpenSource,
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
@@ -56,7 +56,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     }
     let prepared = Prepared::new(&home, std::mem::take(&mut config.deliver));
     let prepared = prepared.map_err(Failure::config)?;
-    let passphrase = passphrase::existing(&args.passphrase, home.folder())?;
+    let opener = passphrase::existing(&args.keys, home.folder())?;
     let clock = if args.accept_clock {
         Clock::IsRight
     } else {
@@ -73,11 +73,11 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         let listener = TcpListener::bind(listen)
             .await
             .map_err(|error| Failure::config(format!("can't listen on {listen}: {error}")))?;
-        let authority = Authority::open(&home, &passphrase, clock)
+        let authority = Authority::open(&home, &opener, clock)
             .await
             .and_then(|authority| authority.with_witnesses(witnesses))
             .map_err(Failure::config)?;
-        drop(passphrase);
+        drop(opener);
         let deliveries = prepared
             .start(&home, &authority.newest())
             .map_err(Failure::config)?;

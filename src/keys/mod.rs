@@ -3,19 +3,25 @@
 //! A [`Signer`] is a key that can be used but not read. On disk a key is always sealed; opened,
 //! it lives in one locked page that is zeroized when it goes.
 
+mod foreign;
 mod keyring;
 mod locked;
+mod opener;
 mod ownership;
 mod passphrase;
 mod process;
 mod seal;
 mod signer;
 mod store;
+mod ways;
 
+pub use foreign::{ForeignError, ForeignFile, ForeignKey};
 pub use keyring::{CaKey, Keyring, NewKey, NoStep, Since, Step};
+pub use opener::{AgeIdentity, AgeIdentityError, AgeRecipient, Opener, Opening};
 pub use ownership::{is_ours_to_change, is_private};
-pub use passphrase::{Passphrase, PassphraseError};
+pub use passphrase::{Passphrase, PassphraseError, first_line};
 pub use process::protect_memory;
 pub use seal::SealError;
 pub use signer::{KeyAlgorithm, SignError, Signer, random_bytes};
 pub use store::{KeyStore, OpenedKey, StoreError};
+pub use ways::{Reseal, Way, WayName, recipient_of, ways};

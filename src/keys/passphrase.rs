@@ -11,7 +11,6 @@ pub struct Passphrase(SecretString);
 impl Passphrase {
     /// The shortest that is taken, in characters.
     pub const SHORTEST: usize = 12;
-    const LONGEST_FILE: u64 = 4096;
 
     /// From text, checked for its length.
     ///
@@ -29,29 +28,37 @@ impl Passphrase {
     /// # Errors
     /// When the file can't be read, others than its owner can read it, or the line is too short.
     pub fn from_file(path: &Path) -> Result<Self, PassphraseError> {
-        let unreadable = |source| PassphraseError::Unreadable {
-            path: path.to_owned(),
-            source,
-        };
-        let file = File::open(path).map_err(unreadable)?;
-        let metadata = file.metadata().map_err(unreadable)?;
-        if metadata.is_file() && !super::is_private(&metadata) {
-            return Err(PassphraseError::Exposed {
-                path: path.to_owned(),
-            });
-        }
-        let mut text = Zeroizing::new(String::with_capacity(Self::LONGEST_FILE as usize));
-        file.take(Self::LONGEST_FILE)
-            .read_to_string(&mut text)
-            .map_err(unreadable)?;
-        Self::new(Zeroizing::new(
-            text.lines().next().unwrap_or_default().to_owned(),
-        ))
+        Self::new(first_line(path)?)
     }
 
     pub(super) fn secret(&self) -> SecretString {
         SecretString::from(self.0.expose_secret())
     }
+}
+
+/// The first line of a file that holds a secret.
+///
+/// # Errors
+/// When the file can't be read, or others than its owner can read it.
+pub fn first_line(path: &Path) -> Result<Zeroizing<String>, PassphraseError> {
+    const LONGEST_FILE: u64 = 4096;
+    let unreadable = |source| PassphraseError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if metadata.is_file() && !super::is_private(&metadata) {
+        return Err(PassphraseError::Exposed {
+            path: path.to_owned(),
+        });
+    }
+    let mut text = Zeroizing::new(String::with_capacity(LONGEST_FILE as usize));
+    file.take(LONGEST_FILE)
+        .read_to_string(&mut text)
+        .map_err(unreadable)?;
+    let line = text.lines().next().unwrap_or_default();
+    Ok(Zeroizing::new(line.to_owned()))
 }
 
 /// Why there is no usable passphrase.

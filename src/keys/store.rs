@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::is_private;
+use super::opener::Opening;
 use super::seal::{Sealer, Unsealer};
-use super::{KeyAlgorithm, Passphrase, SealError, SignError, Signer};
+use super::{ForeignKey, KeyAlgorithm, Passphrase, SealError, SignError, Signer, Way, ways};
 use crate::model::{KeyId, KeyKind};
 
 fn algorithm(kind: KeyKind) -> KeyAlgorithm {
@@ -49,7 +50,7 @@ pub struct OpenedKey {
 }
 
 impl KeyStore {
-    const SEAL: &'static str = "seal.age";
+    pub(super) const SEAL: &'static str = "seal.age";
 
     /// Makes the folder, or takes one that holds no sealed key.
     ///
@@ -89,14 +90,13 @@ impl KeyStore {
         })
     }
 
-    /// Opens the folder with the passphrase. This takes the passphrase's key derivation.
+    /// Opens the folder. With the passphrase, this takes its key derivation.
     ///
     /// # Errors
-    /// When files are missing, damaged or readable by others, or the passphrase is wrong.
-    pub fn open(folder: &Path, passphrase: &Passphrase) -> Result<Self, StoreError> {
+    /// When files are missing, damaged or readable by others, or what opens it does not.
+    pub fn open<'a>(folder: &Path, opening: impl Into<Opening<'a>>) -> Result<Self, StoreError> {
         check_private(folder)?;
-        let path = folder.join(Self::SEAL);
-        let unsealer = Unsealer::open(&read_private(&path)?, passphrase).map_err(sealing(&path))?;
+        let (unsealer, _) = ways::open(folder, opening.into(), None)?;
         Ok(Self {
             folder: folder.to_owned(),
             sealer: unsealer.sealer(),
@@ -130,6 +130,35 @@ impl KeyStore {
             public,
             public_path,
         })
+    }
+
+    /// Seals a key that was made elsewhere, with its public part. Takes the place of what a crash
+    /// left behind, as [`Self::generate`] does.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn put(&self, id: KeyId, key: &ForeignKey, public: &str) -> Result<(), StoreError> {
+        let path = self.sealed_path(id);
+        let sealed = self.sealer.seal(key.document()).map_err(sealing(&path))?;
+        write(&path, 0o600, &sealed)?;
+        write(&self.public_path(id), 0o644, public.as_bytes())
+    }
+
+    /// Writes the public part of a key whose private part stays elsewhere.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn put_public(&self, id: KeyId, public: &str) -> Result<(), StoreError> {
+        let sealed = self.sealed_path(id);
+        if sealed.exists() {
+            fs::remove_file(&sealed).map_err(|source| unreadable(&sealed, source))?;
+        }
+        write(&self.public_path(id), 0o644, public.as_bytes())
+    }
+
+    /// Whether the private part of a key is here, and not elsewhere.
+    pub fn has_private(&self, id: KeyId) -> bool {
+        self.sealed_path(id).exists()
     }
 
     /// Opens a key for use.
@@ -183,7 +212,7 @@ fn public_path(folder: &Path, id: KeyId) -> PathBuf {
     folder.join(format!("{id}.{}", public_ending(id.kind)))
 }
 
-fn check_private(path: &Path) -> Result<(), StoreError> {
+pub(super) fn check_private(path: &Path) -> Result<(), StoreError> {
     let metadata = fs::metadata(path).map_err(|source| unreadable(path, source))?;
     if is_private(&metadata) {
         Ok(())
@@ -196,12 +225,12 @@ fn check_private(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn read_private(path: &Path) -> Result<Vec<u8>, StoreError> {
+pub(super) fn read_private(path: &Path) -> Result<Vec<u8>, StoreError> {
     check_private(path)?;
     fs::read(path).map_err(|source| unreadable(path, source))
 }
 
-fn unreadable(path: &Path, source: io::Error) -> StoreError {
+pub(super) fn unreadable(path: &Path, source: io::Error) -> StoreError {
     let path = path.to_owned();
     match source.kind() {
         io::ErrorKind::NotFound => StoreError::Missing { path },
@@ -210,7 +239,7 @@ fn unreadable(path: &Path, source: io::Error) -> StoreError {
 }
 
 /// Writes a file whole or not at all and waits until it is on disk, its name included.
-fn write(path: &Path, mode: u32, content: &[u8]) -> Result<(), StoreError> {
+pub(super) fn write(path: &Path, mode: u32, content: &[u8]) -> Result<(), StoreError> {
     let failed = |source| StoreError::File {
         path: path.to_owned(),
         source,
@@ -222,9 +251,17 @@ fn write(path: &Path, mode: u32, content: &[u8]) -> Result<(), StoreError> {
     }
     write_new(&draft, mode, content)?;
     fs::rename(&draft, path).map_err(failed)?;
+    sync_folder(path)
+}
+
+/// Waits until a file's name, or that it has none any more, is on disk.
+pub(super) fn sync_folder(path: &Path) -> Result<(), StoreError> {
     File::open(path.parent().unwrap_or_else(|| Path::new(".")))
         .and_then(|folder| folder.sync_all())
-        .map_err(failed)
+        .map_err(|source| StoreError::File {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// Writes a file that must not exist yet and waits until it is on disk, its name included.
@@ -250,9 +287,17 @@ fn write_new(path: &Path, mode: u32, content: &[u8]) -> Result<(), StoreError> {
     })
 }
 
-fn sealing(path: &Path) -> impl FnOnce(SealError) -> StoreError {
+pub(super) fn sealing(path: &Path) -> impl FnOnce(SealError) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Seal { path, source }
+}
+
+fn list(ways: &[Way]) -> String {
+    let ways: Vec<String> = ways.iter().map(ToString::to_string).collect();
+    if ways.is_empty() {
+        return "nothing else".to_owned();
+    }
+    ways.join(" or ")
 }
 
 /// What is wrong with the key folder.
@@ -293,6 +338,34 @@ pub enum StoreError {
         path: PathBuf,
         /// Why.
         source: SealError,
+    },
+    /// It opens in other ways.
+    #[error("{folder} opens with {}, and not with what was given", list(ways))]
+    OtherWays {
+        /// The folder.
+        folder: PathBuf,
+        /// The ways.
+        ways: Vec<Way>,
+    },
+    /// There is no such way to take off.
+    #[error("{way} does not open {folder}: `hallpass key reseal --list` shows what does")]
+    NoSuchWay {
+        /// The folder.
+        folder: PathBuf,
+        /// The way.
+        way: Way,
+    },
+    /// Nothing would open the keys any more.
+    #[error("{way} is the only way to open the keys: add another before you remove it")]
+    LastWay {
+        /// The way.
+        way: Way,
+    },
+    /// Another process changes how it opens.
+    #[error("another hallpass is resealing {path}: wait until it is done")]
+    Resealing {
+        /// The folder.
+        path: PathBuf,
     },
     /// No key could be made.
     #[error(transparent)]

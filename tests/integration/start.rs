@@ -267,7 +267,7 @@ const SPOILT: [Spoil; 27] = [
             fs::remove_dir_all(&ours).unwrap();
             fs::rename(theirs, ours).unwrap();
         },
-        "the ssh-user key in keys/ is not the one that the audit log introduced: restore keys/ and hallpass.db from the same backup",
+        "the key ssh-user-1 in keys/ is not the one that the audit log introduced: restore keys/ and hallpass.db from the same backup",
     ),
     (
         "a log's key that is none",

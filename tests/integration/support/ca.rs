@@ -26,6 +26,7 @@ pub(crate) fn program() -> Command {
         "HALLPASS_LOG",
         "HALLPASS_LOG_FORMAT",
         "HALLPASS_PASSPHRASE_FILE",
+        "HALLPASS_AGE_IDENTITY",
         "CREDENTIALS_DIRECTORY",
         "SSH_AUTH_SOCK",
         "SSH_ASKPASS",
