@@ -9,7 +9,8 @@ use age::{scrypt, x25519};
 use zeroize::Zeroizing;
 
 use super::Passphrase;
-use super::locked::{Locked, scrubbed};
+use super::locked::Locked;
+use super::scrub::scrubbed;
 
 /// scrypt's N as a power of two: 128 MiB and about 0.3 s a guess.
 const WORK_FACTOR: u8 = 17;
@@ -27,18 +28,17 @@ impl Unsealer {
 
     /// Opens a sealed identity.
     pub(super) fn open(sealed: &[u8], passphrase: &Passphrase) -> Result<Self, SealError> {
-        let mut identity = scrypt::Identity::new(passphrase.secret());
-        identity.set_max_work_factor(WORK_FACTOR + 3);
-        let text = Zeroizing::new(age::decrypt(&identity, sealed).map_err(
-            |error| match error {
+        scrubbed(|| {
+            let mut identity = scrypt::Identity::new(passphrase.secret());
+            identity.set_max_work_factor(WORK_FACTOR + 3);
+            let text = age::decrypt(&identity, sealed).map_err(|error| match error {
                 age::DecryptError::DecryptionFailed
                 | age::DecryptError::KeyDecryptionFailed
                 | age::DecryptError::NoMatchingKeys => SealError::WrongPassphrase,
                 _ => SealError::Damaged,
-            },
-        )?);
-        let text = std::str::from_utf8(&text).map_err(|_| SealError::Damaged)?;
-        scrubbed(|| {
+            })?;
+            let text = Zeroizing::new(text);
+            let text = std::str::from_utf8(&text).map_err(|_| SealError::Damaged)?;
             x25519::Identity::from_str(text)
                 .map(|identity| Self(Locked::new(identity)))
                 .map_err(|_| SealError::Damaged)
@@ -47,18 +47,20 @@ impl Unsealer {
 
     /// This identity, sealed with the passphrase.
     pub(super) fn seal(&self, passphrase: &Passphrase) -> Result<Vec<u8>, SealError> {
-        let mut recipient = scrypt::Recipient::new(passphrase.secret());
-        recipient.set_work_factor(WORK_FACTOR);
-        age::encrypt(&recipient, self.0.to_string().expose_secret().as_bytes())
-            .map_err(|_| SealError::Failed)
+        scrubbed(|| {
+            let mut recipient = scrypt::Recipient::new(passphrase.secret());
+            recipient.set_work_factor(WORK_FACTOR);
+            age::encrypt(&recipient, self.0.to_string().expose_secret().as_bytes())
+                .map_err(|_| SealError::Failed)
+        })
     }
 
     pub(super) fn sealer(&self) -> Sealer {
-        Sealer(self.0.to_public())
+        scrubbed(|| Sealer(self.0.to_public()))
     }
 
     pub(super) fn unseal(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        age::decrypt(&*self.0, sealed)
+        scrubbed(|| age::decrypt(&*self.0, sealed))
             .map(Zeroizing::new)
             .map_err(|_| SealError::Damaged)
     }
@@ -66,7 +68,7 @@ impl Unsealer {
 
 impl Sealer {
     pub(super) fn seal(&self, secret: &[u8]) -> Result<Vec<u8>, SealError> {
-        age::encrypt(&self.0, secret).map_err(|_| SealError::Failed)
+        scrubbed(|| age::encrypt(&self.0, secret)).map_err(|_| SealError::Failed)
     }
 }
 
