@@ -23,6 +23,7 @@ mod person;
 mod postgres_refuses;
 mod rotation;
 mod rotation_under_load;
+mod runbook;
 mod secrets;
 mod server;
 mod sshd_refuses;
