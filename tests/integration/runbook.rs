@@ -129,12 +129,10 @@ impl World {
         }
         let folder = ca.home.folder.path().to_owned();
         let copy = |from: PathBuf, to: PathBuf| fs::copy(from, to).unwrap();
-        for (person, other, name) in [(&alice, &bob, "alice-new"), (&bob, &carol, "dora")] {
-            let new = Person::stranger();
-            let public = other.folder.join(format!("{name}.pub"));
-            copy(new.folder.join("key.pub"), public);
-            copy(new.folder.join("key"), person.folder.join("key-new"));
-        }
+        let (new, dora) = (Person::stranger(), Person::stranger());
+        copy(new.folder.join("key"), alice.folder.join("key-new"));
+        copy(new.folder.join("key.pub"), bob.folder.join("alice-new.pub"));
+        copy(dora.folder.join("key.pub"), carol.folder.join("dora.pub"));
         copy(alice.folder.join("key.pub"), folder.join("alice.pub"));
         Self {
             url: ca.url.clone(),
@@ -220,13 +218,16 @@ impl World {
                     wait_until(step.line, || !waits(person, id));
                 }
             }
+            // Years later: she has connected since, or asked for a certificate.
+            ["key", "rotate", "x509-root"] => self.connect_alice(),
             // As their timers do.
             ["key", "rotate", .., "--follow"] => {
                 watching.extend(self.hosts.iter().map(Host::watch));
             }
             _ => {}
         }
-        let ran = Ran::of(&mut shell(person.program("sh"), line));
+        let mut command = shell(person.program("sh"), line);
+        let ran = Ran::of(command.current_dir(person.folder.path()));
         drop(watching);
         match words[1..] {
             ["host", "invite", ..] => {
