@@ -23,8 +23,9 @@ pub(super) struct InForce {
     pub(super) x509: AtWork<IssuingCa>,
     /// What hosts, databases and clients must trust.
     pub(super) trust: TrustBundle,
-    /// What requests must be addressed to: the fingerprints of the trusted root certificates, the
-    /// one that signs first.
+    /// What requests must be addressed to: the fingerprints of the root certificates, the one that
+    /// signs first. Those of retired ones, too, by which people know this CA who have not asked for
+    /// a certificate since; not those that others may have.
     pub(super) audiences: Vec<String>,
     /// What else the server shows of itself, so that those who only know an older root trust it:
     /// newer roots' certificates by the roots before them, then the root's own.
@@ -130,8 +131,13 @@ impl InForce {
             keys.map(str::to_owned).collect()
         };
         let roots: Vec<String> = trusted(KeyKind::X509Root).into_iter().map(pem).collect();
+        let retired = keyring
+            .iter()
+            .filter(|(id, key)| id.kind == KeyKind::X509Root && key.state == KeyState::Retired);
+        let retired = retired.map(|(_, key)| &key.public);
         let audiences = roots
             .iter()
+            .chain(retired)
             .map(|root| fingerprint_of_pem(root))
             .collect::<Result<_, _>>()?;
         let crossed: String = keyring

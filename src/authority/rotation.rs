@@ -368,9 +368,12 @@ impl Authority {
         Ok(self.take_in(id, opened, made))
     }
 
+    /// A root signs again only when an issuing CA is made, and is opened for that.
     fn take_in(&self, id: KeyId, opened: OpenedKey, made: &mut Option<KeyId>) -> NewCaKey {
-        self.keys.open.add(id, opened.signer, Timestamp::default());
-        *made = Some(id);
+        if id.kind != KeyKind::X509Root {
+            self.keys.open.add(id, opened.signer, Timestamp::default());
+            *made = Some(id);
+        }
         NewCaKey {
             key: id,
             public: opened.public.trim_end().to_owned(),

@@ -10,7 +10,7 @@ use pkcs8::{EncodePrivateKey, EncryptedPrivateKeyInfo, PrivateKeyInfo, SecretDoc
 use ssh_key::PrivateKey;
 use zeroize::Zeroizing;
 
-use super::locked::scrubbed;
+use super::scrub::scrubbed;
 use super::{KeyAlgorithm, Signer, is_private};
 use crate::model::KeyKind;
 

@@ -1,7 +1,7 @@
 //! CA keys and their life: generate, seal, open, sign, rotate.
 //!
 //! A [`Signer`] is a key that can be used but not read. On disk a key is always sealed; opened,
-//! it lives in one locked page that is zeroized when it goes.
+//! it lives in one locked page that is zeroized when it goes, and nowhere else.
 
 mod foreign;
 mod keyring;
@@ -10,6 +10,7 @@ mod opener;
 mod ownership;
 mod passphrase;
 mod process;
+mod scrub;
 mod seal;
 mod signer;
 mod store;

@@ -10,7 +10,7 @@ use age::plugin::{self, RecipientPluginV1};
 use age::{Callbacks, IdentityFile, x25519};
 use zeroize::Zeroizing;
 
-use super::locked::scrubbed;
+use super::scrub::scrubbed;
 use super::{Passphrase, SealError, is_private};
 
 /// What opens a home's keys.

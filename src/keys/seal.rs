@@ -8,8 +8,9 @@ use age::secrecy::ExposeSecret;
 use age::{scrypt, x25519};
 use zeroize::Zeroizing;
 
-use super::locked::{Locked, scrubbed};
+use super::locked::Locked;
 use super::opener::Opening;
+use super::scrub::scrubbed;
 use super::{AgeRecipient, Passphrase};
 
 /// scrypt's N as a power of two: 128 MiB and about 0.3 s a guess.
@@ -28,12 +29,12 @@ impl Unsealer {
 
     /// Opens a sealed identity.
     pub(super) fn open(sealed: &[u8], opening: Opening<'_>) -> Result<Self, SealError> {
-        let text = match opening {
-            Opening::Passphrase(passphrase) => open_with_passphrase(sealed, passphrase)?,
-            Opening::Identity(identity) => identity.open(sealed)?,
-        };
-        let text = std::str::from_utf8(&text).map_err(|_| SealError::Damaged)?;
         scrubbed(|| {
+            let text = match opening {
+                Opening::Passphrase(passphrase) => open_with_passphrase(sealed, passphrase)?,
+                Opening::Identity(identity) => identity.open(sealed)?,
+            };
+            let text = std::str::from_utf8(&text).map_err(|_| SealError::Damaged)?;
             x25519::Identity::from_str(text)
                 .map(|identity| Self(Locked::new(identity)))
                 .map_err(|_| SealError::Damaged)
@@ -42,10 +43,12 @@ impl Unsealer {
 
     /// This identity, sealed with the passphrase.
     pub(super) fn seal(&self, passphrase: &Passphrase) -> Result<Vec<u8>, SealError> {
-        let mut recipient = scrypt::Recipient::new(passphrase.secret());
-        recipient.set_work_factor(WORK_FACTOR);
-        age::encrypt(&recipient, self.0.to_string().expose_secret().as_bytes())
-            .map_err(|_| SealError::Failed)
+        scrubbed(|| {
+            let mut recipient = scrypt::Recipient::new(passphrase.secret());
+            recipient.set_work_factor(WORK_FACTOR);
+            age::encrypt(&recipient, self.0.to_string().expose_secret().as_bytes())
+                .map_err(|_| SealError::Failed)
+        })
     }
 
     /// This identity, sealed to a recipient.
@@ -54,15 +57,15 @@ impl Unsealer {
         recipient: &AgeRecipient,
         callbacks: impl age::Callbacks,
     ) -> Result<Vec<u8>, SealError> {
-        recipient.seal(self.0.to_string().expose_secret().as_bytes(), callbacks)
+        scrubbed(|| recipient.seal(self.0.to_string().expose_secret().as_bytes(), callbacks))
     }
 
     pub(super) fn sealer(&self) -> Sealer {
-        Sealer(self.0.to_public())
+        scrubbed(|| Sealer(self.0.to_public()))
     }
 
     pub(super) fn unseal(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        age::decrypt(&*self.0, sealed)
+        scrubbed(|| age::decrypt(&*self.0, sealed))
             .map(Zeroizing::new)
             .map_err(|_| SealError::Damaged)
     }
@@ -86,7 +89,7 @@ fn open_with_passphrase(
 
 impl Sealer {
     pub(super) fn seal(&self, secret: &[u8]) -> Result<Vec<u8>, SealError> {
-        age::encrypt(&self.0, secret).map_err(|_| SealError::Failed)
+        scrubbed(|| age::encrypt(&self.0, secret)).map_err(|_| SealError::Failed)
     }
 }
 

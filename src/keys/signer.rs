@@ -2,7 +2,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use zeroize::Zeroizing;
 
-use super::locked::{Locked, scrubbed};
+use super::locked::Locked;
+use super::scrub::{scrubbed, scrubbed_signing};
 
 /// The kinds of CA key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,13 +95,13 @@ impl Signer {
     /// # Errors
     /// When the system gives no randomness for an ECDSA signature.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        match &self.secret {
+        scrubbed_signing(|| match &self.secret {
             Secret::Ed25519(key) => Ok(key.sign(message).as_ref().to_vec()),
             Secret::EcdsaP256(key) => key
                 .sign(&self.random, message)
                 .map(|signature| signature.as_ref().to_vec())
                 .map_err(|_| SignError),
-        }
+        })
     }
 }
 

@@ -25,6 +25,8 @@ mod postgres_refuses;
 mod reseal;
 mod rotation;
 mod rotation_under_load;
+mod runbook;
+mod secrets;
 mod server;
 mod sshd_refuses;
 mod start;
