@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::HostError;
 use super::change::Change;
@@ -12,6 +13,8 @@ use crate::model::{HostState, PrincipalName, TrustBundle};
 
 /// The folder of the accounts' principals.
 pub(super) const PRINCIPALS: &str = "hallpass_principals";
+/// How long a reload may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Where Debian has it, and everybody else.
 const SSHD: &str = "/usr/sbin/sshd";
 
@@ -167,6 +170,52 @@ impl SshSettings {
             }
         }
         Ok(())
+    }
+
+    /// Whether the configuration is in place already.
+    pub(super) fn is_configured(&self) -> bool {
+        fs::read_to_string(self.config_part()).is_ok_and(|there| there == self.config_text())
+    }
+
+    /// Waits until sshd shows the host certificate that is in place. From OpenSSH 9.8 on it has to
+    /// read its configuration again for that, and takes no connections for a moment; older ones need
+    /// not, so it is tried without first.
+    pub(super) fn have_in_force(&self, reloaded: bool) -> Result<(), HostError> {
+        let mut shown = self.shows_certificate();
+        if shown.is_err() && !reloaded {
+            self.reload()?;
+        }
+        let until = Instant::now() + PATIENCE;
+        while shown.is_err() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(100));
+            shown = self.shows_certificate();
+        }
+        shown
+            .map_err(|why| HostError::NotInForce(format!("sshd is not as it should be yet: {why}")))
+    }
+
+    fn shows_certificate(&self) -> Result<(), String> {
+        let effective = run(Command::new(SSHD).arg("-T").arg("-f").arg(&self.config))?;
+        let address = effective
+            .lines()
+            .find_map(|line| line.strip_prefix("listenaddress "))
+            .and_then(|address| address.rsplit_once(':'));
+        let (address, port) = address.ok_or("`sshd -T` says no address")?;
+        let address = match address.trim_matches(['[', ']']) {
+            "0.0.0.0" => "127.0.0.1",
+            "::" => "::1",
+            address => address,
+        };
+        let mut scan = Command::new("ssh-keyscan");
+        let shown = run(scan.args(["-c", "-T", "5", "-p", port, address]))?;
+        let own = fs::read_to_string(self.certificate()).unwrap_or_default();
+        let own = own.split(' ').nth(1).unwrap_or_default().trim();
+        if !own.is_empty() && shown.lines().any(|line| line.contains(own)) {
+            return Ok(());
+        }
+        Err(format!(
+            "at {address} port {port} it shows another host certificate"
+        ))
     }
 
     /// Has sshd read its configuration again. Sessions go on.

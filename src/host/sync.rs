@@ -242,8 +242,15 @@ fn sync_ssh(
     if !note(synced, &changes)? || dry {
         return Ok(());
     }
+    // Read anew for each connection: all but the configuration itself.
+    let configured = ssh.is_configured();
     let undo = change::make(state, &changes)?;
-    let put = ssh.check().and_then(|()| ssh.reload());
+    let put = ssh.check().and_then(|()| {
+        if !configured {
+            ssh.reload()?;
+        }
+        ssh.have_in_force(!configured)
+    });
     if put.is_err() {
         change::undo_all(undo);
     }
