@@ -441,7 +441,7 @@ impl Slot {
         writer
             .send(Message::Entry {
                 generation: self.generation,
-                row,
+                row: Box::new(row),
                 waiting,
             })
             .map_err(|_| LogError::Stopped)?;

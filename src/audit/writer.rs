@@ -25,7 +25,7 @@ const HOLD: Duration = Duration::from_micros(200);
 pub(super) enum Message {
     Entry {
         generation: u64,
-        row: Row,
+        row: Box<Row>,
         waiting: Waiting,
     },
     /// A request that leaves no entry, but whose nonce must be spent for good.
@@ -81,7 +81,7 @@ pub(super) struct Writer {
     pub(super) tree: Frontier,
     pub(super) newest: watch::Sender<Option<Checkpoint>>,
     /// Entries whose predecessors have not arrived yet.
-    pub(super) early: BTreeMap<u64, (Row, Waiting)>,
+    pub(super) early: BTreeMap<u64, (Box<Row>, Waiting)>,
     /// Nonces that expired before this were deleted.
     pub(super) swept: Timestamp,
     pub(super) live: Live,
@@ -174,7 +174,7 @@ impl Writer {
     fn write(&mut self, mut batch: Batch) {
         let mut next = self.tree.size();
         while let Some((row, waiting)) = self.early.remove(&next) {
-            batch.rows.push(row);
+            batch.rows.push(*row);
             batch.add(waiting);
             next += 1;
         }

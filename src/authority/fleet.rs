@@ -48,7 +48,7 @@ impl Authority {
             AdminAction::CertifyHosts,
             |by| {
                 let ask: HostInvitation = self.parse(request)?;
-                let life = ask.token_life.map_or(TOKEN_LIFE, |life| life.as_secs());
+                let life = ask.token_life.map_or(TOKEN_LIFE, HostTtl::as_secs);
                 if life > LONGEST_TOKEN_LIFE {
                     return Err(Refusal::illegal("token_life: use at most 24h"));
                 }

@@ -170,7 +170,7 @@ impl ConfigFolder {
     /// When it can't be written.
     pub fn take_trust(&self, trust: &TrustBundle) -> Result<(), ConfigError> {
         self.trust_hosts(trust)?;
-        Ok(self.trust_roots(trust)?)
+        self.trust_roots(trust)
     }
 
     /// A new root is trusted as soon as the CA says so, and pinned once it signs: it stands first. At

@@ -63,7 +63,7 @@ impl Change {
     }
 
     /// For a program that runs as the folder's owner.
-    pub(super) fn as_its_folder(self) -> Self {
+    pub(super) fn owned_as_its_folder(self) -> Self {
         Self {
             as_its_folder: true,
             ..self
@@ -263,10 +263,10 @@ pub(super) fn give_back(state: &State) -> Result<(), HostError> {
             None => {
                 remove(&before.path).map_err(failed)?;
                 // A folder that was made for it, if nothing else is in it.
-                if let Some(folder) = before.path.parent() {
-                    if folder.ends_with(super::ssh::PRINCIPALS) {
-                        fs::remove_dir(folder).ok();
-                    }
+                if let Some(folder) = before.path.parent()
+                    && folder.ends_with(super::ssh::PRINCIPALS)
+                {
+                    fs::remove_dir(folder).ok();
                 }
             }
         }

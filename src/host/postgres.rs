@@ -70,9 +70,9 @@ impl PostgresSettings {
             format!("{}\n{include}\n", config.trim_end())
         };
         Ok(vec![
-            Change::public(self.root(), trust.x509.concat()).as_its_folder(),
-            Change::public(self.config_part(), part).as_its_folder(),
-            Change::public(self.config.clone(), config).as_its_folder(),
+            Change::public(self.root(), trust.x509.concat()).owned_as_its_folder(),
+            Change::public(self.config_part(), part).owned_as_its_folder(),
+            Change::public(self.config.clone(), config).owned_as_its_folder(),
         ])
     }
 

@@ -281,10 +281,11 @@ fn sync_postgres(
             note_life(synced, answer.valid_before);
             if let Some(private) = key.private_part()? {
                 let private = Change::public(postgres.key(), private.as_bytes());
-                changes.push(private.private().as_its_folder());
+                changes.push(private.private().owned_as_its_folder());
             }
-            changes
-                .push(Change::public(postgres.certificate(), answer.certificate).as_its_folder());
+            changes.push(
+                Change::public(postgres.certificate(), answer.certificate).owned_as_its_folder(),
+            );
         }
     }
     changes.extend(postgres.changes(trust)?);
