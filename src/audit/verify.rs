@@ -201,7 +201,7 @@ struct Outline<'a> {
 #[derive(Deserialize)]
 struct EventOutline<'a> {
     kind: &'a str,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, alias = "removed_by")]
     by: Option<ByOutline<'a>>,
     #[serde(default)]
     user: Option<&'a str>,

@@ -4,10 +4,12 @@
 //! are among what it prints; when the first of them begins with `hallpass: `, it fails. Times and
 //! bundle versions may be others. A shell runs the commands, with `hallpass` first in its path.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use age::secrecy::ExposeSecret;
 use regex::Regex;
 use serde_json::Value;
 
@@ -17,6 +19,7 @@ const PAGE: &str = include_str!("../../docs/rotation.md");
 const URL: &str = "https://ca.example.org:8443";
 const HOME: &str = "/var/lib/hallpass";
 const BACKUPS: &str = "/mnt/backup";
+const SAFE: &str = "/media/safe/";
 /// How long certificates live, so that nobody waits long for the last of them.
 const LIFE: &str = "8s";
 
@@ -115,6 +118,8 @@ struct World {
     hosts: [Host; 2],
     /// What the last invitation printed.
     token: String,
+    /// Whom the keys are sealed to as well.
+    vault: String,
 }
 
 impl World {
@@ -134,6 +139,11 @@ impl World {
         copy(new.folder.join("key.pub"), bob.folder.join("alice-new.pub"));
         copy(dora.folder.join("key.pub"), carol.folder.join("dora.pub"));
         copy(alice.folder.join("key.pub"), folder.join("alice.pub"));
+        copy(folder.join("passphrase"), folder.join("new-passphrase"));
+        let vault = age::x25519::Identity::generate();
+        let safe = ca.home.folder.private("safe").join("vault.txt");
+        fs::write(&safe, vault.to_string().expose_secret()).unwrap();
+        fs::set_permissions(safe, Permissions::from_mode(0o600)).unwrap();
         Self {
             url: ca.url.clone(),
             ca: Some(ca),
@@ -145,6 +155,7 @@ impl World {
             carol,
             hosts,
             token: String::new(),
+            vault: vault.to_public().to_string(),
         }
     }
 
@@ -261,6 +272,9 @@ impl World {
             .replace(URL, &self.url)
             .replace(HOME, &home)
             .replace(BACKUPS, &folder)
+            .replace(SAFE, &format!("{folder}/safe/"))
+            .replace("/run/new-passphrase", &format!("{folder}/new-passphrase"))
+            .replace("age1...", &self.vault)
             .replace("app-1.example.org", "127.0.0.1")
             .replace("db-1.example.org", "127.0.0.1");
         if line.starts_with("hallpass host invite ") {
