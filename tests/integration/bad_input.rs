@@ -812,7 +812,7 @@ fn the_command_line_says_what_is_wrong_and_ends_with_a_code_that_says_it_too() {
         ),
         (
             "trust everything",
-            "64 error: invalid value 'everything' for '<WHAT>'\n  [possible values: ssh-user, ssh-host, x509]",
+            "64 error: invalid value 'everything' for '<WHAT>'\n  [possible values: ssh-user, ssh-host, x509, ssh-revoked]",
         ),
         (
             "completions powershell",
