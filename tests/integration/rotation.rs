@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Ca, Person, Postgres, Ran, Sshd, short_lived};
+use crate::support::{Ca, Person, Postgres, Ran, Sshd, short_lived, wait_until};
 
 /// The states of a kind's keys, by number.
 fn states(admin: &Person, kind: &str) -> Vec<String> {
@@ -50,7 +50,7 @@ fn newest_ca(ca: &Ca) -> String {
 
 #[test]
 fn a_user_ca_key_is_rotated_step_by_step_and_no_login_fails() {
-    let ca = Ca::on(short_lived("3s", "4s"));
+    let ca = Ca::on(short_lived("12s", "12s"));
     let (admin, bob) = (ca.admin(), ca.enrol("bob", &["on-call"]));
     let sshd = Sshd::start(&ca, &["operator"]);
     assert_eq!(login(&bob, &sshd).ok(), "in\n");
@@ -99,8 +99,9 @@ fn a_user_ca_key_is_rotated_step_by_step_and_no_login_fails() {
                 .contains("for the last certificate that it signed to expire"),
         "{waits:?}"
     );
-    std::thread::sleep(std::time::Duration::from_secs(4));
-    key(&admin, "retire ssh-user-1").ok();
+    wait_until("the last certificate's end", || {
+        key(&admin, "retire ssh-user-1").code == 0
+    });
     assert_eq!(states(&admin, "ssh-user"), ["retired", "active"]);
     trust_anew(&admin, &sshd);
     assert_eq!(login(&bob, &sshd).ok(), "in\n");
@@ -194,7 +195,7 @@ fn only_who_may_manages_keys() {
 
 #[test]
 fn a_root_is_rotated_and_clients_and_databases_follow() {
-    let ca = Ca::on(short_lived("3s", "4s"));
+    let ca = Ca::on(short_lived("12s", "12s"));
     let (admin, bob) = (ca.admin(), ca.enrol("bob", &["on-call"]));
     let late = ca.enrol("late", &["on-call"]);
     let postgres = Postgres::start(&ca);
@@ -210,9 +211,10 @@ fn a_root_is_rotated_and_clients_and_databases_follow() {
     );
     postgres.trust(&admin.hallpass(["trust", "x509"]).ok());
     assert_eq!(select(&bob, &postgres).ok(), "ward 3\n");
-    std::thread::sleep(std::time::Duration::from_secs(4));
     let old_pin = pin(&bob);
-    key(&admin, "activate x509-root-2").ok();
+    wait_until("that all know it", || {
+        key(&admin, "activate x509-root-2").code == 0
+    });
     assert_eq!(states(&admin, "x509-root"), ["retiring", "active"]);
     assert_eq!(states(&admin, "x509-issuing"), ["retiring", "active"]);
     assert_eq!(select(&bob, &postgres).ok(), "ward 3\n");
@@ -228,7 +230,7 @@ fn a_root_is_rotated_and_clients_and_databases_follow() {
         "{waits:?}"
     );
     postgres.certify(&admin);
-    std::thread::sleep(std::time::Duration::from_secs(4));
+    std::thread::sleep(std::time::Duration::from_secs(12));
     // The database's old certificate would be good for a month.
     key(&admin, "retire x509-issuing-1 --force replaced").ok();
     key(&admin, "retire x509-root-1").ok();
