@@ -9,6 +9,7 @@ mod ownership;
 mod passphrase;
 mod process;
 mod seal;
+mod secret_file;
 mod signer;
 mod store;
 

@@ -1,9 +1,9 @@
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use age::secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
+
+use super::secret_file::{SecretFileError, first_line};
 
 /// What opens the CA keys. Zeroized when dropped; it has no `Debug` that shows it.
 pub struct Passphrase(SecretString);
@@ -11,7 +11,6 @@ pub struct Passphrase(SecretString);
 impl Passphrase {
     /// The shortest that is taken, in characters.
     pub const SHORTEST: usize = 12;
-    const LONGEST_FILE: u64 = 4096;
 
     /// From text, checked for its length.
     ///
@@ -29,24 +28,15 @@ impl Passphrase {
     /// # Errors
     /// When the file can't be read, others than its owner can read it, or the line is too short.
     pub fn from_file(path: &Path) -> Result<Self, PassphraseError> {
-        let unreadable = |source| PassphraseError::Unreadable {
-            path: path.to_owned(),
-            source,
-        };
-        let file = File::open(path).map_err(unreadable)?;
-        let metadata = file.metadata().map_err(unreadable)?;
-        if metadata.is_file() && !super::is_private(&metadata) {
-            return Err(PassphraseError::Exposed {
-                path: path.to_owned(),
-            });
-        }
-        let mut text = Zeroizing::new(String::with_capacity(Self::LONGEST_FILE as usize));
-        file.take(Self::LONGEST_FILE)
-            .read_to_string(&mut text)
-            .map_err(unreadable)?;
-        Self::new(Zeroizing::new(
-            text.lines().next().unwrap_or_default().to_owned(),
-        ))
+        let path = || path.to_owned();
+        let text = first_line(&path()).map_err(|error| match error {
+            SecretFileError::Unreadable(source) => PassphraseError::Unreadable {
+                path: path(),
+                source,
+            },
+            SecretFileError::Exposed => PassphraseError::Exposed { path: path() },
+        })?;
+        Self::new(text)
     }
 
     pub(super) fn secret(&self) -> SecretString {
