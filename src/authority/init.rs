@@ -199,7 +199,7 @@ pub(super) fn public_fingerprint(public: &str) -> Result<String, CertificateErro
     if public.parse::<VerifierKey>().is_ok() {
         return Ok(public.trim_end().to_owned());
     }
-    if public.starts_with("ssh-") {
+    if public.starts_with("ssh-") || public.starts_with("ecdsa-") {
         let key = PublicKey::from_openssh(public.trim())?;
         return Ok(key_fingerprint(key.key_data()));
     }

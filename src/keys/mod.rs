@@ -3,6 +3,7 @@
 //! A [`Signer`] is a key that can be used but not read. On disk a key is always sealed; opened,
 //! it lives in one locked page that is zeroized when it goes.
 
+mod ecdsa;
 mod keyring;
 mod locked;
 mod ownership;
@@ -13,6 +14,7 @@ mod secret_file;
 mod signer;
 mod store;
 
+pub use ecdsa::ecdsa_integers;
 pub use keyring::{CaKey, Keyring, NewKey, NoStep, Since, Step};
 pub use ownership::{is_ours_to_change, is_private};
 pub use passphrase::{Passphrase, PassphraseError};

@@ -9,6 +9,7 @@ use super::seal::{Sealer, Unsealer};
 use super::{KeyAlgorithm, Passphrase, SealError, SignError, Signer};
 use crate::model::{KeyId, KeyKind};
 
+/// What a new key is. One that is there may be of another algorithm.
 fn algorithm(kind: KeyKind) -> KeyAlgorithm {
     match kind {
         KeyKind::SshUser | KeyKind::SshHost | KeyKind::Log | KeyKind::Witness => {
@@ -116,9 +117,9 @@ impl KeyStore {
         public: impl FnOnce(&Arc<Signer>) -> Result<String, E>,
     ) -> Result<OpenedKey, E> {
         let document = algorithm(id.kind).generate().map_err(StoreError::from)?;
-        let signer = Signer::from_pkcs8(algorithm(id.kind), &document)
+        let signer = Signer::from_pkcs8(&document)
             .map(Arc::new)
-            .ok_or(StoreError::Randomness(SignError))?;
+            .ok_or(StoreError::Randomness(SignError::NoRandomness))?;
         let public = public(&signer)?;
         let path = self.sealed_path(id);
         let sealed = self.sealer.seal(&document).map_err(sealing(&path))?;
@@ -142,7 +143,7 @@ impl KeyStore {
             .unsealer
             .unseal(&read_private(&path)?)
             .map_err(sealing(&path))?;
-        let signer = Signer::from_pkcs8(algorithm(id.kind), &document)
+        let signer = Signer::from_pkcs8(&document)
             .map(Arc::new)
             .ok_or(SealError::Damaged)
             .map_err(sealing(&path))?;
