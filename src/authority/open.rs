@@ -10,7 +10,7 @@ use super::{Authority, now};
 use crate::audit::{Entry, Event, Log, LogError, NoteSigner, Reader, StoreError, VerifierKey};
 use crate::certificate::CertificateError;
 use crate::identity::{Directory, ReplayGuard};
-use crate::keys::{self, KeyStore, Keyring, Passphrase};
+use crate::keys::{self, KeyStore, Keyring, Passphrase, TokenKeys};
 use crate::model::{EntryIndex, KeyId, KeyKind, Timestamp};
 use crate::policy::{PolicyError, PolicySet};
 use crate::witness::Witnesses;
@@ -32,6 +32,7 @@ impl Authority {
     pub async fn open(
         home: &Home,
         passphrase: &Passphrase,
+        token: Option<TokenKeys>,
         clock: Clock,
     ) -> Result<Self, OpenError> {
         let now = now();
@@ -74,7 +75,7 @@ impl Authority {
         }
         let reader = Reader::open(&home.database())?;
 
-        let store = KeyStore::open(&home.keys(), passphrase)?;
+        let store = KeyStore::open(&home.keys(), passphrase)?.with_token(token);
         let open = open_keys(&store, &keyring, &opened.last_expiries)?;
         let in_force =
             InForce::new(keyring, &open, cross, trust_version).map_err(OpenError::Certificate)?;

@@ -10,7 +10,7 @@ use ssh_key::{PublicKey, Signature};
 
 use super::lent::Lent;
 use super::{CertificateError, Validity};
-use crate::keys::{KeyAlgorithm, Signer, ecdsa_integers};
+use crate::keys::{KeyAlgorithm, SignError, Signer, ecdsa_integers};
 use crate::model::{
     EntryIndex, HostName, PrincipalName, Purpose, RoleName, Serial, SshExtension, UserName,
 };
@@ -107,6 +107,14 @@ impl SshCa {
     /// The CA's public key, without a comment.
     pub fn public_key(&self) -> &PublicKey {
         &self.public_key
+    }
+
+    /// Checks that its key can be used now.
+    ///
+    /// # Errors
+    /// Says why it can't.
+    pub fn check(&self) -> Result<(), SignError> {
+        self.signer.0.check()
     }
 
     /// Signs a user certificate and gives its line for a `-cert.pub` file.

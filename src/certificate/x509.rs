@@ -16,7 +16,7 @@ use rustls::pki_types::pem::PemObject;
 
 use super::lent::Lent;
 use super::{CertificateError, CsrSubject, Validity};
-use crate::keys::{KeyAlgorithm, Signer};
+use crate::keys::{KeyAlgorithm, SignError, Signer};
 use crate::model::{
     DatabaseUser, EntryIndex, HostName, Purpose, RoleName, Serial, Timestamp, UserName,
 };
@@ -111,6 +111,14 @@ impl IssuingCa {
             certificate_pem: certificate_pem.to_owned(),
             ends: Timestamp::from_secs(ends),
         })
+    }
+
+    /// Checks that its key can be used now.
+    ///
+    /// # Errors
+    /// Says why it can't.
+    pub fn check(&self) -> Result<(), SignError> {
+        self.issuer.key().0.0.check()
     }
 
     /// The CA's own certificate in PEM.

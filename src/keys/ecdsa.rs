@@ -6,7 +6,6 @@ const INTEGER: u8 = 0x02;
 
 /// The `Ecdsa-Sig-Value` of r and s, each in half of `raw`. Nothing when that has no halves, or more
 /// bytes than a signature on P-384 has.
-#[allow(dead_code, reason = "for keys in a token")]
 pub(super) fn to_der(raw: &[u8]) -> Option<Vec<u8>> {
     if raw.is_empty() || !raw.len().is_multiple_of(2) || raw.len() > 96 {
         return None;

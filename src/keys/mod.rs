@@ -1,7 +1,8 @@
 //! CA keys and their life: generate, seal, open, sign, rotate.
 //!
 //! A [`Signer`] is a key that can be used but not read. On disk a key is always sealed; opened,
-//! it lives in one locked page that is zeroized when it goes.
+//! it lives in one locked page that is zeroized when it goes. Or it lives in a PKCS#11 token, and
+//! never leaves it: then a file on disk only says where it is.
 
 mod ecdsa;
 mod keyring;
@@ -13,6 +14,7 @@ mod seal;
 mod secret_file;
 mod signer;
 mod store;
+mod token;
 
 pub use ecdsa::ecdsa_integers;
 pub use keyring::{CaKey, Keyring, NewKey, NoStep, Since, Step};
@@ -21,4 +23,5 @@ pub use passphrase::{Passphrase, PassphraseError};
 pub use process::protect_memory;
 pub use seal::SealError;
 pub use signer::{KeyAlgorithm, SignError, Signer, random_bytes};
-pub use store::{KeyStore, OpenedKey, StoreError};
+pub use store::{KeyStore, OpenedKey, StoreError, is_key};
+pub use token::{Pin, PinError, Token, TokenError, TokenKeys, TokenSettings};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::locked::{Locked, scrubbed};
+use super::token::{TokenError, TokenKey};
 
 /// The kinds of CA key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +47,6 @@ impl KeyAlgorithm {
     }
 
     /// Whether that key made that signature of a message.
-    #[allow(dead_code, reason = "for keys in a token")]
     pub(super) fn verifies(self, public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
         let algorithm: &'static dyn VerificationAlgorithm = match self {
             Self::Ed25519 => &ED25519,
@@ -101,6 +101,7 @@ pub struct Signer {
 enum Secret {
     Ed25519(Locked<Ed25519KeyPair>),
     Ecdsa(Locked<EcdsaKeyPair>),
+    Token(TokenKey),
 }
 
 impl Signer {
@@ -133,6 +134,16 @@ impl Signer {
         })
     }
 
+    /// Of a key in a token.
+    pub(super) fn in_token(key: TokenKey, public_key: Vec<u8>) -> Self {
+        Self {
+            algorithm: key.algorithm(),
+            secret: Secret::Token(key),
+            public_key,
+            random: SystemRandom::new(),
+        }
+    }
+
     /// A fresh Ed25519 key that is kept nowhere.
     #[cfg(test)]
     pub(crate) fn throwaway() -> std::sync::Arc<Self> {
@@ -157,10 +168,22 @@ impl Signer {
         &self.public_key
     }
 
-    /// Signs `message` in the form that [`KeyAlgorithm`] gives.
+    /// Checks that it could sign now. One in memory always can.
     ///
     /// # Errors
-    /// When the system gives no randomness for an ECDSA signature.
+    /// When the key's token can't be used.
+    pub fn check(&self) -> Result<(), SignError> {
+        match &self.secret {
+            Secret::Ed25519(_) | Secret::Ecdsa(_) => Ok(()),
+            Secret::Token(key) => Ok(key.check()?),
+        }
+    }
+
+    /// Signs `message` in the form that [`KeyAlgorithm`] gives. With a key in a token, this waits
+    /// for the token.
+    ///
+    /// # Errors
+    /// When the system gives no randomness for an ECDSA signature, or the token can't be used.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         match &self.secret {
             Secret::Ed25519(key) => Ok(key.sign(message).as_ref().to_vec()),
@@ -168,6 +191,7 @@ impl Signer {
                 .sign(&self.random, message)
                 .map(|signature| signature.as_ref().to_vec())
                 .map_err(|_| SignError::NoRandomness),
+            Secret::Token(key) => Ok(key.sign(message)?),
         }
     }
 }
@@ -178,6 +202,9 @@ pub enum SignError {
     /// The system gave no randomness.
     #[error("the CA key could not be used: the system gave no randomness")]
     NoRandomness,
+    /// The key's token can't be used.
+    #[error("the CA key can't be used: {0}")]
+    Token(#[from] TokenError),
 }
 
 /// Random bytes from the operating system.
