@@ -425,7 +425,7 @@ unknown field `max_tll`, expected one of `description`, `principals`, `extension
   |
 1 | listen_on = 1
   | ^^^^^^^^^
-unknown field `listen_on`, expected one of `listen`, `names`, `log_format`, `witness`, `deliver`"#,
+unknown field `listen_on`, expected one of `listen`, `names`, `log_format`, `witness`, `deliver`, `token`"#,
     ),
     (
         "a setting of the wrong type",
