@@ -230,8 +230,8 @@ pub enum Event {
     CaKeyStaged {
         /// Which key, and its public part.
         new: NewCaKey,
-        /// By whom.
-        by: Actor,
+        /// By whom; nobody when it was done on the CA's own machine.
+        by: Option<Actor>,
     },
     /// A staged CA key signs from now on. The one that signed before is trusted until it is
     /// retired.
@@ -247,8 +247,8 @@ pub enum Event {
         /// Why it was not waited for everybody who has to trust it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         forced: Option<String>,
-        /// By whom.
-        by: Actor,
+        /// By whom; nobody when it was done on the CA's own machine.
+        by: Option<Actor>,
     },
     /// A CA key that no longer signs is not in the trust bundle any more.
     CaKeyRetired {
@@ -517,7 +517,9 @@ impl Event {
     /// Who did it.
     pub fn by(&self) -> Option<&Actor> {
         match self {
-            Self::UserEnrolled { by, .. } => by.as_ref(),
+            Self::UserEnrolled { by, .. }
+            | Self::CaKeyStaged { by, .. }
+            | Self::CaKeyActivated { by, .. } => by.as_ref(),
             Self::HostRemoved { removed_by, .. } => removed_by.as_ref(),
             Self::UserDisabled { by, .. }
             | Self::UserEnabled { by, .. }
@@ -529,8 +531,6 @@ impl Event {
             | Self::HostInvited { by, .. }
             | Self::Locked { by, .. }
             | Self::Unlocked { by, .. }
-            | Self::CaKeyStaged { by, .. }
-            | Self::CaKeyActivated { by, .. }
             | Self::CaKeyRetired { by, .. }
             | Self::CaKeyCancelled { by, .. }
             | Self::CaKeyRevoked { by, .. }

@@ -213,7 +213,9 @@ struct EventOutline<'a> {
 
 #[derive(Deserialize)]
 struct ByOutline<'a> {
-    requester: &'a str,
+    /// None when it is a host.
+    #[serde(default)]
+    requester: Option<&'a str>,
 }
 
 #[derive(Deserialize)]
@@ -363,7 +365,7 @@ impl Outline<'_> {
         Columns {
             time: self.time.as_millis(),
             kind: event.kind,
-            requester: event.by.as_ref().map(|by| by.requester),
+            requester: event.by.as_ref().and_then(|by| by.requester),
             subject: event.user,
             role: request.map(|request| request.role),
             purpose: request.map(|request| request.purpose),

@@ -23,8 +23,9 @@ pub(super) struct InForce {
     pub(super) x509: AtWork<IssuingCa>,
     /// What hosts, databases and clients must trust.
     pub(super) trust: TrustBundle,
-    /// What requests must be addressed to: the fingerprints of the trusted root certificates, the
-    /// one that signs first.
+    /// What requests must be addressed to: the fingerprints of the root certificates, the one that
+    /// signs first. Those of retired ones, too, by which people know this CA who have not asked for
+    /// a certificate since; not those that others may have.
     pub(super) audiences: Vec<String>,
     /// What else the server shows of itself, so that those who only know an older root trust it:
     /// newer roots' certificates by the roots before them, then the root's own.
@@ -130,8 +131,13 @@ impl InForce {
             keys.map(str::to_owned).collect()
         };
         let roots: Vec<String> = trusted(KeyKind::X509Root).into_iter().map(pem).collect();
+        let retired = keyring
+            .iter()
+            .filter(|(id, key)| id.kind == KeyKind::X509Root && key.state == KeyState::Retired);
+        let retired = retired.map(|(_, key)| &key.public);
         let audiences = roots
             .iter()
+            .chain(retired)
             .map(|root| fingerprint_of_pem(root))
             .collect::<Result<_, _>>()?;
         let crossed: String = keyring
@@ -185,8 +191,37 @@ impl InForce {
     }
 }
 
+/// What the entries of a log have told of the CA keys so far.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) keyring: Keyring,
+    pub(super) cross: BTreeMap<KeyId, String>,
+    /// The last entry that told something.
+    pub(super) version: EntryIndex,
+    /// The first that can't follow those before it, and why.
+    pub(super) no_step: Option<(EntryIndex, StepError)>,
+}
+
+impl Told {
+    /// Takes in the next entry.
+    pub(super) fn hear(&mut self, entry: &Entry) {
+        if let Event::AuthorityCreated { keys, .. } = &entry.event {
+            let keys = keys
+                .iter()
+                .filter_map(|key| Some((key.purpose.parse().ok()?, key.public.clone())));
+            self.keyring = Keyring::new(keys, since(entry));
+        }
+        if entry.event.changes_ca_keys() {
+            self.version = entry.index;
+            if let Err(error) = take(&mut self.keyring, &mut self.cross, entry) {
+                self.no_step.get_or_insert((entry.index, error));
+            }
+        }
+    }
+}
+
 /// Takes an entry into what is known of the CA keys.
-pub(super) fn take(
+fn take(
     keyring: &mut Keyring,
     cross: &mut BTreeMap<KeyId, String>,
     entry: &Entry,
@@ -207,7 +242,7 @@ pub(super) fn take(
 }
 
 /// The moment of an entry.
-pub(super) fn since(entry: &Entry) -> Since {
+fn since(entry: &Entry) -> Since {
     Since {
         time: entry.time,
         entry: entry.index,

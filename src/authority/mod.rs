@@ -9,6 +9,7 @@ mod enrolment;
 mod fleet;
 mod home;
 mod hosts;
+mod importing;
 mod in_force;
 mod init;
 mod issue;
@@ -25,6 +26,7 @@ mod witnessing;
 
 pub use backup::{BackedUp, BackupError};
 pub use home::{Config, Home, HomeError, LogFormat};
+pub use importing::{ImportError, KeyImport, KeyImported};
 pub use init::{Created, InitError, Inventory};
 pub use open::{Clock, OpenError};
 pub use reading::Which;

@@ -3,14 +3,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::home::{Home, HomeError};
-use super::in_force::{self, InForce, Keys, Open, StepError};
+use super::in_force::{InForce, Keys, Open, StepError, Told};
 use super::init::public_fingerprint;
 use super::throttle::Throttle;
 use super::{Authority, now};
 use crate::audit::{Entry, Event, Log, LogError, NoteSigner, Reader, StoreError, VerifierKey};
 use crate::certificate::CertificateError;
 use crate::identity::{Directory, ReplayGuard};
-use crate::keys::{self, KeyStore, Keyring, Passphrase, TokenKeys};
+use crate::keys::{self, KeyStore, Keyring, Opening, TokenKeys};
 use crate::model::{EntryIndex, KeyId, KeyKind, Timestamp};
 use crate::policy::{PolicyError, PolicySet};
 use crate::witness::Witnesses;
@@ -29,40 +29,26 @@ impl Authority {
     ///
     /// # Errors
     /// When anything is not right: says what and how to mend it.
-    pub async fn open(
+    pub async fn open<'a>(
         home: &Home,
-        passphrase: &Passphrase,
+        opening: impl Into<Opening<'a>>,
         token: Option<TokenKeys>,
         clock: Clock,
     ) -> Result<Self, OpenError> {
         let now = now();
         let lock = home.lock()?;
-        // Cheap checks before the passphrase's costly key derivation.
+        // Cheap checks before a passphrase's costly key derivation.
         let policy = PolicySet::load(&home.policies())?;
         let mut directory = Directory::default();
         let shared = Arc::new(RwLock::default());
         let live = Arc::clone(&shared);
-        let (mut keyring, mut cross) = (Keyring::default(), BTreeMap::new());
-        let (mut trust_version, mut no_step) = (EntryIndex(0), None);
+        let mut told = Told::default();
         let mut last_policy_set = None;
         let each = |entry: Entry| {
             directory.apply(&entry);
-            if entry.event.changes_ca_keys() {
-                trust_version = entry.index;
-                if let Err(error) = in_force::take(&mut keyring, &mut cross, &entry) {
-                    no_step.get_or_insert((entry.index, error));
-                }
-            }
-            let since = in_force::since(&entry);
-            match entry.event {
-                Event::AuthorityCreated { keys, .. } => {
-                    let keys = keys
-                        .into_iter()
-                        .filter_map(|key| Some((key.purpose.parse().ok()?, key.public)));
-                    keyring = Keyring::new(keys, since);
-                }
-                Event::PolicyLoaded { policy_set, .. } => last_policy_set = Some(policy_set),
-                _ => {}
+            told.hear(&entry);
+            if let Event::PolicyLoaded { policy_set, .. } = entry.event {
+                last_policy_set = Some(policy_set);
             }
         };
         let log_id = KeyId::first(KeyKind::Log);
@@ -70,15 +56,15 @@ impl Authority {
         let verifier: VerifierKey = log_key.parse().map_err(|_| OpenError::LogKey)?;
         let mut opened = Log::open(&home.database(), &verifier, now, each)?;
         *shared.write().unwrap_or_else(PoisonError::into_inner) = directory;
-        if let Some((index, source)) = no_step {
+        if let Some((index, source)) = told.no_step {
             return Err(OpenError::NoStep { index, source });
         }
         let reader = Reader::open(&home.database())?;
 
-        let store = KeyStore::open(&home.keys(), passphrase)?.with_token(token);
-        let open = open_keys(&store, &keyring, &opened.last_expiries)?;
-        let in_force =
-            InForce::new(keyring, &open, cross, trust_version).map_err(OpenError::Certificate)?;
+        let store = KeyStore::open(&home.keys(), opening)?.with_token(token);
+        let open = open_keys(&store, &told.keyring, &opened.last_expiries)?;
+        let in_force = InForce::new(told.keyring, &open, told.cross, told.version)
+            .map_err(OpenError::Certificate)?;
         let log_signer = store.signer(log_id)?;
         let open_signer = || NoteSigner::open(&log_signer).ok_or(OpenError::LogKey);
         let (signer, statements) = (open_signer()?, open_signer()?);
@@ -188,7 +174,7 @@ fn pieces(text: &str) -> Vec<&str> {
 
 /// Opens the keys that sign or are about to. What lies beside each must be what the log introduced.
 /// The roots' keys stay sealed: they only ever sign issuing CAs.
-fn open_keys(
+pub(super) fn open_keys(
     store: &KeyStore,
     keyring: &Keyring,
     last_expiries: &BTreeMap<String, Timestamp>,

@@ -13,7 +13,7 @@ use crate::certificate::{
     cross_certificate, is_issued_by, issuing_certificate, revocation_list, root_certificate,
 };
 use crate::identity::SignedRequest;
-use crate::keys::{CaKey, OpenedKey, Signer};
+use crate::keys::{CaKey, KeyStore, Keyring, OpenedKey, Signer};
 use crate::model::{
     EntryIndex, HostTtl, KeyId, KeyKind, KeyRevocation, KeyState, KeyStep, KeySummary,
     LivingCertificate, RevokedKey, Role, Timestamp,
@@ -60,6 +60,7 @@ impl Authority {
                     return Err(crate::keys::NoStep::Busy(staged).into());
                 }
                 let new = self.make_key(keys, kind, &mut made)?;
+                let by = Some(by);
                 Ok((new.key, Event::CaKeyStaged { new, by }))
             })
             .await;
@@ -86,17 +87,20 @@ impl Authority {
             .step(request, source, |keys, by| {
                 let forced = self.forced(request, keys, id, KeyState::Staged)?;
                 let (mut issuing, mut cross) = (None, None);
-                if id.kind == KeyKind::X509Root {
-                    let root = self.key_store.signer(id)?;
-                    cross = Some(self.cross(keys, &root)?);
-                    issuing = Some(self.make_issuing(keys, &root, &mut made)?);
+                match id.kind {
+                    KeyKind::X509Root => {
+                        cross = self.cross(keys, id)?;
+                        issuing = Some(self.issuing_under(keys, id, &mut made)?);
+                    }
+                    KeyKind::X509Issuing => stands_under_no_staged_root(keys, id)?,
+                    _ => {}
                 }
                 let event = Event::CaKeyActivated {
                     key: id,
                     issuing,
                     cross,
                     forced,
-                    by,
+                    by: Some(by),
                 };
                 Ok((id, event))
             })
@@ -231,7 +235,9 @@ impl Authority {
             let x509 = |id: &KeyId| matches!(id.kind, KeyKind::X509Root | KeyKind::X509Issuing);
             let of_x509 = || keys.keyring.iter().filter(|(id, _)| x509(id));
             let mut lists = String::new();
-            for (id, issuer) in of_x509().filter(|(_, key)| key.state.is_trusted()) {
+            let trusted = of_x509().filter(|(_, key)| key.state.is_trusted());
+            // A root that is kept elsewhere signs its own.
+            for (id, issuer) in trusted.filter(|(id, _)| self.key_store.has_private(*id)) {
                 let mut revoked = Vec::new();
                 for (_, key) in of_x509().filter(|(_, key)| !key.state.is_trusted()) {
                     if is_issued_by(&key.public, &issuer.public)? && key.public != issuer.public {
@@ -338,8 +344,7 @@ impl Authority {
                     .keyring
                     .active(KeyKind::X509Root)
                     .ok_or_else(|| Refusal::Internal("no root signs".to_owned()))?;
-                let root = self.key_store.signer(root)?;
-                return self.make_issuing(keys, &root, made);
+                return self.make_issuing(keys, &self.root(root)?, made);
             }
             KeyKind::Log | KeyKind::Witness => return Err(not_rotatable(kind)),
         };
@@ -363,29 +368,60 @@ impl Authority {
         Ok(self.take_in(id, opened, made))
     }
 
+    /// A root signs again only when an issuing CA is made, and is opened for that.
     fn take_in(&self, id: KeyId, opened: OpenedKey, made: &mut Option<KeyId>) -> NewCaKey {
-        self.keys.open.add(id, opened.signer, Timestamp::default());
-        *made = Some(id);
+        if id.kind != KeyKind::X509Root {
+            self.keys.open.add(id, opened.signer, Timestamp::default());
+            *made = Some(id);
+        }
         NewCaKey {
             key: id,
             public: opened.public.trim_end().to_owned(),
         }
     }
 
-    /// The certificate of a new root by the key of the one that signs now.
-    fn cross(&self, keys: &InForce, root: &OpenedKey) -> Result<String, Refusal> {
-        let (old, _) = keys
-            .keyring
-            .active(KeyKind::X509Root)
-            .ok_or_else(|| Refusal::Internal("no root signs".to_owned()))?;
+    /// The issuing CA that a new root brings along: the one that is staged under it, or a new one.
+    fn issuing_under(
+        &self,
+        keys: &InForce,
+        root: KeyId,
+        made: &mut Option<KeyId>,
+    ) -> Result<NewCaKey, Refusal> {
+        let staged = keys.keyring.staged(KeyKind::X509Issuing);
+        if let Some((id, issuing)) = staged.and_then(|id| Some((id, keys.keyring.find(id)?)))
+            && let Some(root) = keys.keyring.find(root)
+            && is_issued_by(&issuing.public, &root.public)?
+        {
+            return Ok(NewCaKey {
+                key: id,
+                public: issuing.public.clone(),
+            });
+        }
+        self.make_issuing(keys, &self.root(root)?, made)
+    }
+
+    /// A root with its private key, when that is here.
+    fn root(&self, id: KeyId) -> Result<OpenedKey, Refusal> {
+        if !self.key_store.has_private(id) {
+            return Err(Refusal::Conflict(format!(
+                "the private key of {id} is elsewhere, and only there an issuing CA can be signed \
+                 under it: `hallpass key import x509-issuing` brings one in, `hallpass key rotate \
+                 x509-root` makes a root here"
+            )));
+        }
+        Ok(self.key_store.signer(id)?)
+    }
+
+    /// The certificate of a new root by an older one's key, for those who only know that.
+    fn cross(&self, keys: &InForce, new: KeyId) -> Result<Option<String>, Refusal> {
+        let old = root_that_crosses(&keys.keyring, &self.key_store, new);
+        let (Some(old), Some(new)) = (old, keys.keyring.find(new)) else {
+            return Ok(None);
+        };
         let old = self.key_store.signer(old)?;
-        Ok(cross_certificate(
-            &old.public,
-            old.signer,
-            Arc::clone(&root.signer),
-            random_serial()?,
-            now(),
-        )?)
+        let serial = random_serial()?;
+        let cross = cross_certificate(&old.public, old.signer, &new.public, serial, now())?;
+        Ok(Some(cross))
     }
 
     fn summarize(
@@ -541,6 +577,37 @@ fn longest_life(role: &Role) -> std::time::Duration {
     role.max_ttl.duration()
 }
 
+/// The root that can vouch for a new one: the one that signs, or another that is still trusted, and
+/// of which the private key is here.
+pub(super) fn root_that_crosses(keyring: &Keyring, store: &KeyStore, new: KeyId) -> Option<KeyId> {
+    let here = |id: &KeyId| *id != new && store.has_private(*id);
+    let active = keyring.active(KeyKind::X509Root).map(|(id, _)| id);
+    active.filter(here).or_else(|| {
+        let mut roots = keyring.iter();
+        roots
+            .find(|(id, key)| {
+                id.kind == KeyKind::X509Root && key.state == KeyState::Retiring && here(id)
+            })
+            .map(|(id, _)| id)
+    })
+}
+
+/// An issuing CA under a root that is not in use yet comes with that root.
+fn stands_under_no_staged_root(keys: &InForce, issuing: KeyId) -> Result<(), Refusal> {
+    let staged = keys.keyring.staged(KeyKind::X509Root);
+    if let Some(root) = staged
+        && let (Some(issuing_key), Some(root_key)) =
+            (keys.keyring.find(issuing), keys.keyring.find(root))
+        && is_issued_by(&issuing_key.public, &root_key.public)?
+    {
+        return Err(Refusal::Conflict(format!(
+            "{issuing} stands under {root}, which is not active yet: `hallpass key activate {root}` \
+             takes both into use"
+        )));
+    }
+    Ok(())
+}
+
 fn rotatable(kind: &str) -> Result<KeyKind, Refusal> {
     let kind: KeyKind = kind
         .parse()
@@ -590,6 +657,11 @@ impl From<InitError> for Refusal {
 
 impl From<crate::keys::StoreError> for Refusal {
     fn from(error: crate::keys::StoreError) -> Self {
-        Self::Internal(error.to_string())
+        use crate::keys::{SignError, StoreError};
+        match error {
+            StoreError::NotMade(error) => error.into(),
+            StoreError::Token { source, .. } => SignError::Token(source).into(),
+            error => Self::Internal(error.to_string()),
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! nonce, the serial and the validity are inputs. What is on each certificate is specified in
 //! docs/certificates.md.
 
+mod foreign;
 mod inspect;
 mod issuer;
 mod lent;
@@ -9,6 +10,7 @@ mod ssh;
 mod subject;
 mod x509;
 
+pub use foreign::{ForeignCa, ForeignCaError};
 pub use inspect::{InspectError, Inspected, inspect};
 pub use issuer::{IssuerError, Issuers};
 pub use ssh::{SshCa, SshHostGrant, SshUserGrant, parse_public_key};

@@ -7,12 +7,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose,
+    DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData, RevocationReason,
-    RevokedCertParams, SanType, SerialNumber, SignatureAlgorithm, SigningKey,
+    RevokedCertParams, SanType, SerialNumber, SignatureAlgorithm, SigningKey, SubjectPublicKeyInfo,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use x509_parser::der_parser::asn1_rs::Tag;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::x509::X509Name;
 
 use super::lent::Lent;
 use super::{CertificateError, CsrSubject, Validity};
@@ -247,27 +250,87 @@ pub fn issuing_certificate(
     let issuer = Issuer::from_ca_cert_pem(root_pem, CaKey::new(root))?;
     let key = CaKey::new(issuing);
     let mut params = ca_params("Hallpass Issuing CA", &key, serial, now, ISSUING_LIFE, 0);
+    // A root that came from elsewhere may end sooner.
+    let root_der = certificate_from_pem(root_pem)?;
+    params.not_after = params
+        .not_after
+        .min(parsed(&root_der)?.validity().not_after.to_datetime());
     params.use_authority_key_identifier_extension = true;
     Ok(params.signed_by(&key, &issuer)?.pem())
 }
 
 /// Makes the certificate of a new root's key by an older root's, in PEM, for those who only know the
-/// older.
+/// older. It has the name and the key identifier of the new root's own.
 ///
 /// # Errors
-/// When it can't be encoded or signed, or the older root's certificate can't be read.
+/// When it can't be encoded or signed, or one of the roots' certificates can't be read.
 pub fn cross_certificate(
     old_pem: &str,
     old: Arc<Signer>,
-    new: Arc<Signer>,
+    new_pem: &str,
     serial: Serial,
     now: Timestamp,
 ) -> Result<String, CertificateError> {
     let issuer = Issuer::from_ca_cert_pem(old_pem, CaKey::new(old))?;
-    let key = CaKey::new(new);
-    let mut params = ca_params(ROOT_TITLE, &key, serial, now, ISSUING_LIFE, 1);
+    let new_der = certificate_from_pem(new_pem)?;
+    let new = parsed(&new_der)?;
+    let key = SubjectPublicKeyInfo::from_der(new.public_key().raw)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = name_of(new.subject())?;
+    params.serial_number = Some(serial_number(serial));
+    params.not_before = now.whole_secs().minus(super::BACKDATE).date_time();
+    params.not_after = now.whole_secs().plus(ISSUING_LIFE).date_time();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.use_authority_key_identifier_extension = true;
-    Ok(params.signed_by(&key, &issuer)?.pem())
+    for extension in new.extensions() {
+        if let ParsedExtension::SubjectKeyIdentifier(id) = extension.parsed_extension() {
+            params.key_identifier_method = KeyIdMethod::PreSpecified(id.0.to_vec());
+        }
+    }
+    let cross = params.signed_by(&key, &issuer)?;
+    // Path building goes by name.
+    if parsed(cross.der())?.subject().as_raw() != new.subject().as_raw() {
+        return Err(CertificateError::CaCertificate(
+            "its name can't be written as it stands there",
+        ));
+    }
+    Ok(cross.pem())
+}
+
+/// A name for a certificate, of strings of the same kinds.
+fn name_of(name: &X509Name<'_>) -> Result<DistinguishedName, CertificateError> {
+    let unknown = CertificateError::CaCertificate("its name is of an old kind");
+    let mut copy = DistinguishedName::new();
+    for attribute in name.iter_attributes() {
+        let (Some(oid), Ok(text)) = (attribute.attr_type().iter(), attribute.as_str()) else {
+            return Err(unknown);
+        };
+        let value = match attribute.attr_value().tag() {
+            Tag::Utf8String => DnValue::Utf8String(text.to_owned()),
+            Tag::PrintableString => DnValue::PrintableString(text.try_into()?),
+            Tag::Ia5String => DnValue::Ia5String(text.try_into()?),
+            _ => return Err(unknown),
+        };
+        copy.push(DnType::from_oid(&oid.collect::<Vec<u64>>()), value);
+    }
+    Ok(copy)
+}
+
+/// Whether what a CA's key signs names the CA as its own certificate does, byte for byte.
+pub(super) fn keeps_name(der: &[u8], signer: &Arc<Signer>) -> Result<bool, CertificateError> {
+    let ca = CertificateDer::from(der);
+    let issuer = Issuer::from_ca_cert_der(&ca, CaKey::new(Arc::clone(signer)))?;
+    let mut params = CertificateParams::default();
+    params.serial_number = Some(SerialNumber::from(1_u64));
+    let signed = params.signed_by(&CaKey::new(Arc::clone(signer)), &issuer)?;
+    Ok(parsed(signed.der())?.issuer().as_raw() == parsed(der)?.subject().as_raw())
+}
+
+fn parsed(der: &[u8]) -> Result<x509_parser::certificate::X509Certificate<'_>, CertificateError> {
+    x509_parser::parse_x509_certificate(der)
+        .map(|(_, certificate)| certificate)
+        .map_err(|_| CertificateError::CaCertificate("it is not an X.509 certificate"))
 }
 
 /// Makes a CA's list of the certificates that it revoked (RFC 5280 section 5), in PEM, good for a
@@ -286,10 +349,8 @@ pub fn revocation_list(
         .iter()
         .map(|(pem, since)| {
             let der = certificate_from_pem(pem)?;
-            let (_, certificate) = x509_parser::parse_x509_certificate(&der)
-                .map_err(|_| CertificateError::CaCertificate("it is not an X.509 certificate"))?;
             Ok(RevokedCertParams {
-                serial_number: SerialNumber::from_slice(certificate.raw_serial()),
+                serial_number: SerialNumber::from_slice(parsed(&der)?.raw_serial()),
                 revocation_time: since.whole_secs().date_time(),
                 reason_code: Some(RevocationReason::Superseded),
                 invalidity_date: None,
@@ -317,13 +378,7 @@ pub fn is_issued_by(pem: &str, issuer_pem: &str) -> Result<bool, CertificateErro
         certificate_from_pem(pem)?,
         certificate_from_pem(issuer_pem)?,
     );
-    let read = |der| match x509_parser::parse_x509_certificate(der) {
-        Ok((_, certificate)) => Ok(certificate),
-        Err(_) => Err(CertificateError::CaCertificate(
-            "it is not an X.509 certificate",
-        )),
-    };
-    let (certificate, issuer) = (read(&der)?, read(&issuer_der)?);
+    let (certificate, issuer) = (parsed(&der)?, parsed(&issuer_der)?);
     Ok(certificate
         .verify_signature(Some(issuer.public_key()))
         .is_ok())

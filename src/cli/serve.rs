@@ -40,7 +40,7 @@ pub(super) struct Args {
     #[arg(long)]
     accept_clock: bool,
     #[command(flatten)]
-    passphrase: passphrase::Source,
+    keys: passphrase::OpenSource,
     #[command(flatten)]
     pin: passphrase::PinSource,
 }
@@ -58,12 +58,8 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     }
     let prepared = Prepared::new(&home, std::mem::take(&mut config.deliver));
     let prepared = prepared.map_err(Failure::config)?;
-    let passphrase = passphrase::existing(&args.passphrase, home.folder())?;
-    let token = config
-        .token
-        .take()
-        .map(|settings| open_token(settings, &args.pin).map(TokenKeys::existing))
-        .transpose()?;
+    let opener = passphrase::existing(&args.keys, home.folder())?;
+    let token = open_existing_token(config.token.take(), &args.pin)?;
     let clock = if args.accept_clock {
         Clock::IsRight
     } else {
@@ -80,11 +76,11 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         let listener = TcpListener::bind(listen)
             .await
             .map_err(|error| Failure::config(format!("can't listen on {listen}: {error}")))?;
-        let authority = Authority::open(&home, &passphrase, token, clock)
+        let authority = Authority::open(&home, &opener, token, clock)
             .await
             .and_then(|authority| authority.with_witnesses(witnesses))
             .map_err(Failure::config)?;
-        drop(passphrase);
+        drop(opener);
         let deliveries = prepared
             .start(&home, &authority.newest())
             .map_err(Failure::config)?;
@@ -93,6 +89,16 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     // A look-up of a receiver's name may hang for longer than anybody waits for an end.
     runtime.shutdown_timeout(FAREWELL);
     served
+}
+
+/// Opens the token of a home that exists, where it has one.
+pub(super) fn open_existing_token(
+    settings: Option<TokenSettings>,
+    pin: &passphrase::PinSource,
+) -> Result<Option<TokenKeys>, Failure> {
+    settings
+        .map(|settings| open_token(settings, pin).map(TokenKeys::existing))
+        .transpose()
 }
 
 /// Opens a token with its PIN.

@@ -59,7 +59,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
     #[command(flatten)]
-    passphrase: passphrase::Source,
+    keys: passphrase::OpenSource,
 }
 
 pub(super) fn run(command: Command) -> Result<(), Failure> {
@@ -103,7 +103,7 @@ fn serve(args: &Serve) -> Result<(), Failure> {
     let home = WitnessHome::new(&args.home);
     let config = home.config().map_err(Failure::config)?;
     start_log(LogFormat::Text);
-    let passphrase = passphrase::existing(&args.passphrase, home.folder())?;
+    let opener = passphrase::existing(&args.keys, home.folder())?;
     let listen = args.listen.unwrap_or(config.listen);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -113,10 +113,8 @@ fn serve(args: &Serve) -> Result<(), Failure> {
         let listener = TcpListener::bind(listen)
             .await
             .map_err(|error| Failure::config(format!("can't listen on {listen}: {error}")))?;
-        let witness = home
-            .open(&passphrase, config.logs)
-            .map_err(Failure::config)?;
-        drop(passphrase);
+        let witness = home.open(&opener, config.logs).map_err(Failure::config)?;
+        drop(opener);
         listen_until_stopped(listener, Arc::new(witness)).await
     })
 }

@@ -42,8 +42,8 @@ pub type NewKey = (KeyId, String);
 pub enum Step {
     /// A new key is trusted from now on.
     Stage(NewKey),
-    /// A staged key signs from now on, and what signed before no longer does. A new issuing CA
-    /// comes with a root, because the one before stands under another.
+    /// A staged key signs from now on, and what signed before no longer does. A new issuing CA, or
+    /// the one that is staged, comes with a root, because the one before stands under another.
     Activate(KeyId, Option<NewKey>),
     /// A key that no longer signs is not trusted any more.
     Retire(KeyId),
@@ -201,8 +201,15 @@ impl Keyring {
             return Err(NoStep::Issuing);
         }
         for new in new {
+            let staged = self.staged(KeyKind::X509Issuing);
+            if staged == Some(new.0) && self.find(new.0).is_some_and(|key| key.public == new.1) {
+                // It came together with the root.
+                self.make_room(KeyKind::X509Issuing, before, at);
+                self.set(new.0, KeyState::Active, at);
+                continue;
+            }
             // One that is staged stands under the old root as well.
-            if let Some(staged) = self.staged(KeyKind::X509Issuing) {
+            if let Some(staged) = staged {
                 self.set(staged, KeyState::Cancelled, at);
             }
             self.make_room(KeyKind::X509Issuing, before, at);
@@ -389,6 +396,24 @@ mod tests {
             .unwrap();
         let with = Step::Activate(id(KeyKind::SshHost, 2), Some(issuing(4)));
         assert_eq!(ring.take(&with, time), Err(NoStep::Issuing));
+    }
+
+    #[test]
+    fn a_root_takes_along_the_issuing_ca_that_is_staged_under_it() {
+        let mut ring = ring();
+        let time = since(2);
+        let root = id(KeyKind::X509Root, 2);
+        let issuing = new(id(KeyKind::X509Issuing, 2));
+        ring.take(&Step::Stage(new(root)), time).unwrap();
+        ring.take(&Step::Stage(issuing.clone()), time).unwrap();
+        let other = (issuing.0, "another".to_owned());
+        assert!(ring.take(&Step::Activate(root, Some(other)), time).is_err());
+        ring.take(&Step::Activate(root, Some(issuing.clone())), time)
+            .unwrap();
+        for (kind, active) in [(KeyKind::X509Root, root), (KeyKind::X509Issuing, issuing.0)] {
+            assert_eq!(ring.active(kind).unwrap().0, active);
+            assert_eq!(ring.trusted(kind).len(), 2);
+        }
     }
 
     #[test]

@@ -18,7 +18,8 @@ unsafe impl<T: Send> Send for Locked<T> {}
 unsafe impl<T: Sync> Sync for Locked<T> {}
 
 impl<T> Locked<T> {
-    /// Moves `secret` into memory of its own. The caller sees to the stack: [`scrubbed`].
+    /// Moves `secret` into memory of its own. The caller sees to the stack:
+    /// [`scrubbed`](super::scrub::scrubbed).
     ///
     /// # Panics
     /// When the machine has no page of memory left.
@@ -75,25 +76,6 @@ impl<T> Drop for Locked<T> {
             libc::munmap(bytes.cast(), self.length);
         }
     }
-}
-
-/// Runs `work`, which handles a secret, and overwrites what it left on the stack. What it returns
-/// must not hold the secret inline.
-pub(super) fn scrubbed<T>(work: impl FnOnce() -> T) -> T {
-    #[inline(never)]
-    fn call<T>(work: impl FnOnce() -> T) -> T {
-        work()
-    }
-
-    #[inline(never)]
-    fn overwrite() {
-        let mut below = [0_u8; 64 * 1024];
-        std::hint::black_box(&mut below);
-    }
-
-    let result = call(work);
-    overwrite();
-    result
 }
 
 #[cfg(test)]

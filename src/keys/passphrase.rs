@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use age::secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use super::secret_file::{SecretFileError, first_line};
+use super::secret_file::{self, SecretFileError};
 
 /// What opens the CA keys. Zeroized when dropped; it has no `Debug` that shows it.
 pub struct Passphrase(SecretString);
@@ -28,20 +28,26 @@ impl Passphrase {
     /// # Errors
     /// When the file can't be read, others than its owner can read it, or the line is too short.
     pub fn from_file(path: &Path) -> Result<Self, PassphraseError> {
-        let path = || path.to_owned();
-        let text = first_line(&path()).map_err(|error| match error {
-            SecretFileError::Unreadable(source) => PassphraseError::Unreadable {
-                path: path(),
-                source,
-            },
-            SecretFileError::Exposed => PassphraseError::Exposed { path: path() },
-        })?;
-        Self::new(text)
+        Self::new(first_line(path)?)
     }
 
     pub(super) fn secret(&self) -> SecretString {
         SecretString::from(self.0.expose_secret())
     }
+}
+
+/// The first line of a file that holds a passphrase, however short.
+///
+/// # Errors
+/// When the file can't be read, or others than its owner can read it.
+pub fn first_line(path: &Path) -> Result<Zeroizing<String>, PassphraseError> {
+    secret_file::first_line(path).map_err(|error| {
+        let path = path.to_owned();
+        match error {
+            SecretFileError::Unreadable(source) => PassphraseError::Unreadable { path, source },
+            SecretFileError::Exposed => PassphraseError::Exposed { path },
+        }
+    })
 }
 
 /// Why there is no usable passphrase.

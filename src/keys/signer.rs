@@ -9,7 +9,8 @@ use ring::signature::{
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::locked::{Locked, scrubbed};
+use super::locked::Locked;
+use super::scrub::{scrubbed, scrubbed_signing};
 use super::token::{TokenError, TokenKey};
 
 /// The kinds of CA key.
@@ -185,14 +186,14 @@ impl Signer {
     /// # Errors
     /// When the system gives no randomness for an ECDSA signature, or the token can't be used.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        match &self.secret {
+        scrubbed_signing(|| match &self.secret {
             Secret::Ed25519(key) => Ok(key.sign(message).as_ref().to_vec()),
             Secret::Ecdsa(key) => key
                 .sign(&self.random, message)
                 .map(|signature| signature.as_ref().to_vec())
                 .map_err(|_| SignError::NoRandomness),
             Secret::Token(key) => Ok(key.sign(message)?),
-        }
+        })
     }
 }
 

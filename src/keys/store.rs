@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::is_private;
+use super::opener::Opening;
 use super::seal::{Sealer, Unsealer};
-use super::token::{Place, PlaceError, TokenKeys};
-use super::{KeyAlgorithm, Passphrase, SealError, SignError, Signer};
+use super::token::{Place, PlaceError, TokenError, TokenKeys};
+use super::{ForeignKey, KeyAlgorithm, Passphrase, SealError, SignError, Signer, Way, ways};
 use crate::model::{KeyId, KeyKind};
 
 /// What a new key in a file is. One that is there may be of another algorithm.
@@ -53,7 +54,7 @@ pub struct OpenedKey {
 }
 
 impl KeyStore {
-    const SEAL: &'static str = "seal.age";
+    pub(super) const SEAL: &'static str = "seal.age";
 
     /// Makes the folder, or takes one that holds no key.
     ///
@@ -94,14 +95,13 @@ impl KeyStore {
         })
     }
 
-    /// Opens the folder with the passphrase. This takes the passphrase's key derivation.
+    /// Opens the folder. With the passphrase, this takes its key derivation.
     ///
     /// # Errors
-    /// When files are missing, damaged or readable by others, or the passphrase is wrong.
-    pub fn open(folder: &Path, passphrase: &Passphrase) -> Result<Self, StoreError> {
+    /// When files are missing, damaged or readable by others, or what opens it does not.
+    pub fn open<'a>(folder: &Path, opening: impl Into<Opening<'a>>) -> Result<Self, StoreError> {
         check_private(folder)?;
-        let path = folder.join(Self::SEAL);
-        let unsealer = Unsealer::open(&read_private(&path)?, passphrase).map_err(sealing(&path))?;
+        let (unsealer, _) = ways::open(folder, opening.into(), None)?;
         Ok(Self {
             folder: folder.to_owned(),
             sealer: unsealer.sealer(),
@@ -192,6 +192,34 @@ impl KeyStore {
             }
         }
         Ok(None)
+    }
+
+    /// Seals a key that was made elsewhere, with its public part. Takes the place of what a crash
+    /// left behind, as [`Self::generate`] does.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn put(&self, id: KeyId, key: &ForeignKey, public: &str) -> Result<(), StoreError> {
+        let path = self.sealed_path(id);
+        let sealed = self.sealer.seal(key.document()).map_err(sealing(&path))?;
+        remove(&self.place_path(id))?;
+        write(&path, 0o600, &sealed)?;
+        write(&self.public_path(id), 0o644, public.as_bytes())
+    }
+
+    /// Writes the public part of a key whose private part stays elsewhere.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn put_public(&self, id: KeyId, public: &str) -> Result<(), StoreError> {
+        remove(&self.sealed_path(id))?;
+        remove(&self.place_path(id))?;
+        write(&self.public_path(id), 0o644, public.as_bytes())
+    }
+
+    /// Whether the private part of a key is here or in the token, and not elsewhere.
+    pub fn has_private(&self, id: KeyId) -> bool {
+        self.sealed_path(id).exists() || self.place_path(id).exists()
     }
 
     /// Opens a key for use.
@@ -288,9 +316,12 @@ fn read_place(path: &Path) -> Result<Place, StoreError> {
 
 fn in_token(path: &Path) -> impl FnOnce(PlaceError) -> StoreError {
     let path = path.to_owned();
-    move |error| StoreError::InToken {
-        path,
-        detail: error.to_string(),
+    move |error| match error {
+        PlaceError::Token(source) => StoreError::Token { path, source },
+        error => StoreError::InToken {
+            path,
+            detail: error.to_string(),
+        },
     }
 }
 
@@ -298,7 +329,7 @@ fn public_path(folder: &Path, id: KeyId) -> PathBuf {
     folder.join(format!("{id}.{}", public_ending(id.kind)))
 }
 
-fn check_private(path: &Path) -> Result<(), StoreError> {
+pub(super) fn check_private(path: &Path) -> Result<(), StoreError> {
     let metadata = fs::metadata(path).map_err(|source| unreadable(path, source))?;
     if is_private(&metadata) {
         Ok(())
@@ -311,12 +342,12 @@ fn check_private(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn read_private(path: &Path) -> Result<Vec<u8>, StoreError> {
+pub(super) fn read_private(path: &Path) -> Result<Vec<u8>, StoreError> {
     check_private(path)?;
     fs::read(path).map_err(|source| unreadable(path, source))
 }
 
-fn unreadable(path: &Path, source: io::Error) -> StoreError {
+pub(super) fn unreadable(path: &Path, source: io::Error) -> StoreError {
     let path = path.to_owned();
     match source.kind() {
         io::ErrorKind::NotFound => StoreError::Missing { path },
@@ -325,7 +356,7 @@ fn unreadable(path: &Path, source: io::Error) -> StoreError {
 }
 
 /// Writes a file whole or not at all and waits until it is on disk, its name included.
-fn write(path: &Path, mode: u32, content: &[u8]) -> Result<(), StoreError> {
+pub(super) fn write(path: &Path, mode: u32, content: &[u8]) -> Result<(), StoreError> {
     let failed = |source| StoreError::File {
         path: path.to_owned(),
         source,
@@ -334,9 +365,17 @@ fn write(path: &Path, mode: u32, content: &[u8]) -> Result<(), StoreError> {
     remove(&draft)?;
     write_new(&draft, mode, content)?;
     fs::rename(&draft, path).map_err(failed)?;
+    sync_folder(path)
+}
+
+/// Waits until a file's name, or that it has none any more, is on disk.
+pub(super) fn sync_folder(path: &Path) -> Result<(), StoreError> {
     File::open(path.parent().unwrap_or_else(|| Path::new(".")))
         .and_then(|folder| folder.sync_all())
-        .map_err(failed)
+        .map_err(|source| StoreError::File {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// Removes a file, if there is one.
@@ -373,9 +412,17 @@ fn write_new(path: &Path, mode: u32, content: &[u8]) -> Result<(), StoreError> {
     })
 }
 
-fn sealing(path: &Path) -> impl FnOnce(SealError) -> StoreError {
+pub(super) fn sealing(path: &Path) -> impl FnOnce(SealError) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Seal { path, source }
+}
+
+fn list(ways: &[Way]) -> String {
+    let ways: Vec<String> = ways.iter().map(ToString::to_string).collect();
+    if ways.is_empty() {
+        return "nothing else".to_owned();
+    }
+    ways.join(" or ")
 }
 
 /// What is wrong with the key folder.
@@ -424,6 +471,42 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong, and what to do.
         detail: String,
+    },
+    /// The token that a key is in can't be used.
+    #[error("{path}: {source}")]
+    Token {
+        /// The file that says where the key is.
+        path: PathBuf,
+        /// Why.
+        source: TokenError,
+    },
+    /// It opens in other ways.
+    #[error("{folder} opens with {}, and not with what was given", list(ways))]
+    OtherWays {
+        /// The folder.
+        folder: PathBuf,
+        /// The ways.
+        ways: Vec<Way>,
+    },
+    /// There is no such way to take off.
+    #[error("{way} does not open {folder}: `hallpass key reseal --list` shows what does")]
+    NoSuchWay {
+        /// The folder.
+        folder: PathBuf,
+        /// The way.
+        way: Way,
+    },
+    /// Nothing would open the keys any more.
+    #[error("{way} is the only way to open the keys: add another before you remove it")]
+    LastWay {
+        /// The way.
+        way: Way,
+    },
+    /// Another process changes how it opens.
+    #[error("another hallpass is resealing {path}: wait until it is done")]
+    Resealing {
+        /// The folder.
+        path: PathBuf,
     },
     /// No key could be made.
     #[error(transparent)]

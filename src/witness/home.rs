@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::judging::Witness;
 use super::store::{Store, WitnessStoreError};
 use crate::audit::{IllegalKey, NoteKind, NoteSigner, VerifierKey};
-use crate::keys::{self, KeyStore, Passphrase, is_ours_to_change};
+use crate::keys::{self, KeyStore, Opening, Passphrase, is_ours_to_change};
 use crate::model::{Invalid, KeyId, KeyKind};
 
 /// The folder that holds everything a witness is: its sealed key, what it cosigned, its
@@ -200,14 +200,13 @@ impl WitnessHome {
     ///
     /// # Errors
     /// Says what is wrong and how to mend it.
-    pub fn open(
+    pub fn open<'a>(
         &self,
-        passphrase: &Passphrase,
+        opening: impl Into<Opening<'a>>,
         logs: Vec<VerifierKey>,
     ) -> Result<Witness, WitnessHomeError> {
         let store = Store::open(&self.database())?;
-        let key =
-            KeyStore::open(&self.keys(), passphrase)?.signer(KeyId::first(KeyKind::Witness))?;
+        let key = KeyStore::open(&self.keys(), opening)?.signer(KeyId::first(KeyKind::Witness))?;
         let signer = NoteSigner::open(&key)
             .filter(|signer| signer.verifier().kind() == NoteKind::Cosignature)
             .ok_or(WitnessHomeError::Key)?;

@@ -232,6 +232,7 @@ fn a_root_is_rotated_and_clients_and_databases_follow() {
     // The database's old certificate would be good for a month.
     key(&admin, "retire x509-issuing-1 --force replaced").ok();
     key(&admin, "retire x509-root-1").ok();
+    assert!(late.hallpass(["whoami"]).ok().contains("late"), "still");
     postgres.trust(&admin.hallpass(["trust", "x509"]).ok());
     assert_eq!(select(&bob, &postgres).ok(), "ward 3\n");
     assert!(bob.hallpass(["whoami"]).ok().contains("bob"));

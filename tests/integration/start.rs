@@ -267,7 +267,7 @@ const SPOILT: [Spoil; 27] = [
             fs::remove_dir_all(&ours).unwrap();
             fs::rename(theirs, ours).unwrap();
         },
-        "the ssh-user key in keys/ is not the one that the audit log introduced: restore keys/ and hallpass.db from the same backup",
+        "the key ssh-user-1 in keys/ is not the one that the audit log introduced: restore keys/ and hallpass.db from the same backup",
     ),
     (
         "a log's key that is none",
@@ -378,9 +378,9 @@ const SPOILT: [Spoil; 27] = [
     (
         "a role with a typo",
         |home| home.edit_policy("roles.toml", "max_ttl = \"1h\"", "max_tll = \"1h\""),
-        r#"HOME/policies/roles.toml: TOML parse error at line 26, column 1
+        r#"HOME/policies/roles.toml: TOML parse error at line 27, column 1
    |
-26 | max_tll = "1h"
+27 | max_tll = "1h"
    | ^^^^^^^
 unknown field `max_tll`, expected one of `description`, `principals`, `extensions`, `force_command`, `source_address`, `hosts`, `max_ttl`, `default_ttl`, `purposes`, `reason`"#,
     ),

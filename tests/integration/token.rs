@@ -15,7 +15,7 @@ use cryptoki::session::{Session, UserType};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, Ca, Home, P256, Person, Postgres, Ran, SoftHsm, Sshd, exchange, make_csr, run,
+    Answer, Ca, Home, P256, Person, Postgres, Ran, SoftHsm, Sshd, exchange, make_csr, program, run,
     serve_fails, serve_fails_with, wait_until,
 };
 
@@ -106,7 +106,7 @@ fn logs_in_everywhere(algorithm: &str, in_sshd_log: &str, in_x509: &str) {
     let home = ca.stop();
     let path = home.path();
     let home = path.to_str().unwrap();
-    Ran::of(crate::support::program().args(["audit", "verify", "--home", home])).ok();
+    Ran::of(program().args(["audit", "verify", "--home", home])).ok();
 }
 
 #[test]
@@ -156,11 +156,11 @@ fn a_backup_of_a_home_brings_the_places_of_the_keys_along() {
     let file = ca.home.folder.join("backup");
     let folder = ca.home.path();
     let (file, home) = (file.to_str().unwrap(), folder.to_str().unwrap());
-    Ran::of(crate::support::program().args(["backup", file, "--home", home])).ok();
+    Ran::of(program().args(["backup", file, "--home", home])).ok();
     let before = ca.home.folder.join("before");
     let ca = ca.stop();
     fs::rename(&folder, before).unwrap();
-    Ran::of(crate::support::program().args(["restore", file, "--home", home])).ok();
+    Ran::of(program().args(["restore", file, "--home", home])).ok();
     let place = folder.join("keys/ssh-user-1.token");
     assert_eq!(
         fs::metadata(place).unwrap().permissions().mode() & 0o777,
@@ -208,6 +208,63 @@ fn a_key_that_follows_one_in_the_token_is_in_it_too_and_of_its_kind() {
     bob.connect(&ca);
     assert_eq!(ask_ssh(&ca, &bob).status, 200);
     assert_eq!(ask_x509(&ca, &bob).status, 200);
+}
+
+#[test]
+fn keys_are_imported_beside_those_in_the_token() {
+    let hsm = SoftHsm::new();
+    let home = hsm.home(&[]);
+    let (user, root) = (home.folder.join("user"), home.folder.join("root"));
+    let user = user.to_str().unwrap();
+    run("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", user]).ok();
+    let make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 10 -subj /CN=Old \
+                -addext keyUsage=critical,keyCertSign,cRLSign -keyout";
+    let certificate = home.folder.join("root.crt");
+    let (root, certificate) = (root.to_str().unwrap(), certificate.to_str().unwrap());
+    run(
+        "openssl",
+        make.split(' ').chain([root, "-out", certificate]),
+    )
+    .ok();
+    // What a crash left must not be taken for the key.
+    let keys = home.path().join("keys");
+    for name in ["ssh-user", "x509-root"] {
+        let place = |number| keys.join(format!("{name}-{number}.token"));
+        fs::copy(place(1), place(2)).unwrap();
+    }
+    let import = |line: &[&str]| {
+        let mut import = program();
+        import
+            .args(["key", "import"])
+            .args(line)
+            .args(["--activate", "--reason", "moving over", "--home"])
+            .arg(home.path())
+            .arg("--passphrase-file")
+            .arg(home.folder.join("passphrase"));
+        import
+    };
+    let user = ["ssh-user", user];
+    Ran::of(&mut import(&user)).fails_with(78, "give --pin-file FILE");
+    Ran::of(hsm.lend(&mut import(&user))).ok();
+    let root = ["x509-root", root, "--certificate", certificate];
+    let said = Ran::of(hsm.lend(&mut import(&root))).ok();
+    // The root in the token vouched for it.
+    assert!(!said.contains("hallpass connect"), "{said}");
+    let sealed = ["seal.age", "ssh-user-2.age", "x509-root-2.age"];
+    assert_eq!(
+        key_files(&home, ".age"),
+        BTreeSet::from(sealed.map(str::to_owned))
+    );
+    let inside = key_files(&home, ".token");
+    assert!(inside.contains("x509-issuing-2.token"), "{inside:?}");
+    assert_eq!(inside.len(), 6, "{inside:?}");
+
+    let ca = serve(&hsm, home);
+    let bob = ca.enrol("bob", &["on-call"]);
+    assert_eq!(ask_ssh(&ca, &bob).status, 200);
+    assert_eq!(ask_x509(&ca, &bob).status, 200);
+    let lists = ca.admin().hallpass(["key", "crl"]).ok();
+    assert_eq!(lists.matches("BEGIN X509 CRL").count(), 4, "{lists}");
 }
 
 #[test]

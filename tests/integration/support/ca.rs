@@ -3,7 +3,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 
 use rusqlite::{Connection, OpenFlags};
@@ -27,6 +27,7 @@ pub(crate) fn program() -> Command {
         "HALLPASS_LOG_FORMAT",
         "HALLPASS_PASSPHRASE_FILE",
         "HALLPASS_PIN_FILE",
+        "HALLPASS_AGE_IDENTITY",
         "CREDENTIALS_DIRECTORY",
         "SSH_AUTH_SOCK",
         "SSH_ASKPASS",
@@ -295,7 +296,12 @@ impl Ca {
 
     /// Waits for the end; the exit code, or none when it was killed.
     pub(crate) fn wait(&mut self) -> Option<i32> {
-        self.process.wait().expect("our own child").code()
+        self.ended().code()
+    }
+
+    /// Waits for the end, and how it was.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        self.process.wait().expect("our own child")
     }
 
     /// Ends it and gives the home back.

@@ -1,5 +1,9 @@
 //! `hallpass key`
 
+mod export_public;
+mod import;
+mod reseal;
+
 use std::time::Duration;
 
 use super::ClientArgs;
@@ -13,7 +17,7 @@ use crate::model::{
 /// How often a rotation that waits is looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Rotate and revoke the CA's keys
+/// Rotate, revoke and import the CA's keys, and change what opens them
 ///
 /// The safe order: `rotate` makes a new key that is trusted and does not sign yet (staged);
 /// `activate` has it sign, once all who must trust it do; the key before (retiring) stays trusted
@@ -28,6 +32,9 @@ pub(super) enum Command {
     Cancel(Cancel),
     Revoke(Revoke),
     Crl(Crl),
+    Import(import::Args),
+    ExportPublic(export_public::Args),
+    Reseal(reseal::Args),
 }
 
 /// Show where each key stands, and what it waits for
@@ -202,6 +209,9 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             let (_, api) = args.client.open()?;
             print(api.get_text("/v1/ca-keys/x509/crl")?)
         }
+        Command::Import(args) => import::run(args),
+        Command::ExportPublic(args) => export_public::run(&args),
+        Command::Reseal(args) => reseal::run(args),
     }
 }
 
