@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::keys::is_ours_to_change;
+use crate::keys::{TokenSettings, is_ours_to_change};
 use crate::model::{Delivery, DeliveryName, HostName};
 use crate::witness::AskedWitness;
 
@@ -162,6 +162,8 @@ pub struct Config {
     /// Where the log is delivered.
     #[serde(default)]
     pub deliver: Vec<Delivery>,
+    /// The PKCS#11 token that keys are in.
+    pub token: Option<TokenSettings>,
 }
 
 /// How the server's own log looks.
@@ -176,11 +178,25 @@ pub enum LogFormat {
 }
 
 impl Config {
-    /// What `init` writes.
-    pub const STARTER: &'static str = include_str!("hallpass.toml");
+    const STARTER: &'static str = include_str!("hallpass.toml");
 
     /// Where to listen when nothing is configured.
     pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
+
+    /// What `init` writes, with the token that the keys are in.
+    ///
+    /// # Errors
+    /// When the module's path is no text, which TOML is.
+    pub(super) fn starter(token: Option<&TokenSettings>) -> Result<String, HomeError> {
+        let Some(settings) = token else {
+            return Ok(Self::STARTER.to_owned());
+        };
+        let table = toml::to_string(settings).map_err(|_| HomeError::NoText {
+            path: settings.module.clone(),
+        })?;
+        let words = "The PKCS#11 token that CA keys are in: keys/README.md tells more.";
+        Ok(format!("{}\n# {words}\n[token]\n{table}", Self::STARTER))
+    }
 
     fn default_listen() -> SocketAddr {
         Self::DEFAULT_LISTEN
@@ -284,6 +300,12 @@ pub enum HomeError {
         path: PathBuf,
         /// What and where.
         detail: String,
+    },
+    /// A path can't stand in the configuration.
+    #[error("{path} is not UTF-8, so that hallpass.toml can't name it: use another path")]
+    NoText {
+        /// The path.
+        path: PathBuf,
     },
     /// A variable is not legal.
     #[error("{name}: {detail}")]

@@ -15,7 +15,7 @@ use crate::audit::{Event, Log, LogError, NewCaKey, NoteSigner, Opened, StoreErro
 use crate::certificate::{
     CertificateError, ForeignCa, ForeignCaError, cross_certificate, issuing_certificate,
 };
-use crate::keys::{self, ForeignKey, KeyStore, NoStep, Opening, Since};
+use crate::keys::{self, ForeignKey, KeyStore, NoStep, Opening, Since, TokenKeys};
 use crate::model::{EntryIndex, KeyId, KeyKind, KeyState, Reason, Timestamp};
 
 /// A key that is to come in.
@@ -74,6 +74,7 @@ impl Home {
     pub async fn import_key<'a>(
         &self,
         opening: impl Into<Opening<'a>>,
+        token: Option<TokenKeys>,
         import: &KeyImport,
     ) -> Result<KeyImported, ImportError> {
         self.check_whole()?;
@@ -94,7 +95,7 @@ impl Home {
         let mut plan = Plan::new(told, now);
         let public = plan.public_part(import)?;
         // What is wrong so far shows before the passphrase's costly key derivation.
-        let store = KeyStore::open(&self.keys(), opening)?;
+        let store = KeyStore::open(&self.keys(), opening)?.with_token(token);
         let imported = plan.make(&store, import, &public)?;
         plan.try_out(&store, &opened)?;
         let signer = NoteSigner::open(&store.signer(log_id)?).ok_or(OpenError::LogKey)?;
@@ -333,6 +334,7 @@ impl Plan {
         let cross = cross_certificate(&old.public, old.signer, &new.public, serial, self.now);
         match cross {
             Ok(cross) => Ok(Some(cross)),
+            Err(error @ CertificateError::Sign(_)) => Err(error.into()),
             Err(error) => {
                 tracing::debug!(%error, "clients have to connect anew");
                 Ok(None)

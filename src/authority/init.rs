@@ -18,7 +18,9 @@ use crate::certificate::{
     CertificateError, SshCa, fingerprint_of_pem, issuing_certificate, root_certificate,
 };
 use crate::identity::key_fingerprint;
-use crate::keys::{self, KeyStore, OpenedKey, Passphrase, SignError, Signer, random_bytes};
+use crate::keys::{
+    self, KeyStore, OpenedKey, Passphrase, SignError, Signer, TokenKeys, is_key, random_bytes,
+};
 use crate::model::{GroupName, KeyId, KeyKind, Serial, Timestamp, UserName};
 use crate::policy::{PolicyError, PolicySet, STARTER};
 
@@ -49,7 +51,7 @@ impl Home {
             .flatten()
             .flatten()
             .map(|file| file.path())
-            .find(|path| path.extension().is_some_and(|ending| ending == "age"));
+            .find(|path| is_key(path));
         let parts = [self.config_path(), self.database()]
             .into_iter()
             .filter(|path| path.exists());
@@ -59,7 +61,8 @@ impl Home {
         }
     }
 
-    /// Makes the home: keys, policies, log, configuration, and the first administrator.
+    /// Makes the home: keys, policies, log, configuration, and the first administrator. `token` is
+    /// where keys are made that are not to be in files.
     ///
     /// # Errors
     /// When something is there already or can't be written. What was written so far stays and is
@@ -69,6 +72,7 @@ impl Home {
         passphrase: &Passphrase,
         admin: UserName,
         admin_key: &PublicKey,
+        token: Option<TokenKeys>,
     ) -> Result<Created, InitError> {
         self.check_free()?;
         let now = now();
@@ -87,7 +91,8 @@ impl Home {
         self.write_policies()?;
         let policy = PolicySet::load(&self.policies())?;
 
-        let store = KeyStore::create(&self.keys(), passphrase)?;
+        let config = Config::starter(token.as_ref().map(|keys| keys.token().settings()))?;
+        let store = KeyStore::create(&self.keys(), passphrase)?.with_token(token);
         let opened = generate(&store, now)?;
         let fingerprints = opened
             .iter()
@@ -121,7 +126,7 @@ impl Home {
         log.reserve(now)?.commit(enrolled, None).await?;
         log.close();
 
-        write_new(&self.config_path(), 0o600, Config::STARTER)?;
+        write_new(&self.config_path(), 0o600, &config)?;
         drop(lock);
         Ok(Created {
             folder: folder.to_owned(),
@@ -199,7 +204,7 @@ pub(super) fn public_fingerprint(public: &str) -> Result<String, CertificateErro
     if public.parse::<VerifierKey>().is_ok() {
         return Ok(public.trim_end().to_owned());
     }
-    if public.starts_with("ssh-") {
+    if public.starts_with("ssh-") || public.starts_with("ecdsa-") {
         let key = PublicKey::from_openssh(public.trim())?;
         return Ok(key_fingerprint(key.key_data()));
     }

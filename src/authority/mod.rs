@@ -108,7 +108,11 @@ impl Authority {
     /// # Errors
     /// Says what is wrong when it can't.
     pub async fn check(&self) -> Result<(), Refusal> {
-        Ok(self.log.check(now()).await?)
+        self.log.check(now()).await?;
+        let keys = self.keys.now();
+        keys.ssh_user.ca.check()?;
+        keys.ssh_host.ca.check()?;
+        Ok(keys.x509.ca.check()?)
     }
 
     /// Waits until the log has what was handed to it, and closes it.

@@ -10,7 +10,7 @@ use super::{Authority, now};
 use crate::audit::{Entry, Event, Log, LogError, NoteSigner, Reader, StoreError, VerifierKey};
 use crate::certificate::CertificateError;
 use crate::identity::{Directory, ReplayGuard};
-use crate::keys::{self, KeyStore, Keyring, Opening};
+use crate::keys::{self, KeyStore, Keyring, Opening, TokenKeys};
 use crate::model::{EntryIndex, KeyId, KeyKind, Timestamp};
 use crate::policy::{PolicyError, PolicySet};
 use crate::witness::Witnesses;
@@ -32,6 +32,7 @@ impl Authority {
     pub async fn open<'a>(
         home: &Home,
         opening: impl Into<Opening<'a>>,
+        token: Option<TokenKeys>,
         clock: Clock,
     ) -> Result<Self, OpenError> {
         let now = now();
@@ -60,7 +61,7 @@ impl Authority {
         }
         let reader = Reader::open(&home.database())?;
 
-        let store = KeyStore::open(&home.keys(), opening)?;
+        let store = KeyStore::open(&home.keys(), opening)?.with_token(token);
         let open = open_keys(&store, &told.keyring, &opened.last_expiries)?;
         let in_force = InForce::new(told.keyring, &open, told.cross, told.version)
             .map_err(OpenError::Certificate)?;

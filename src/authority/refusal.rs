@@ -1,5 +1,6 @@
 use crate::audit::{LogError, ProofError, StoreError};
 use crate::certificate::CertificateError;
+use crate::keys::SignError;
 use crate::policy::Verdict;
 
 /// Why a request gets nothing. The text is for the person who asked and says what to do next.
@@ -31,6 +32,9 @@ pub enum Refusal {
     /// Nothing is issued right now.
     #[error("{0}")]
     Unavailable(#[from] LogError),
+    /// A CA key is out of reach.
+    #[error("{0}")]
+    NoKey(SignError),
     /// A fault of ours.
     #[error("the server failed: {0}; its log says more")]
     Internal(String),
@@ -47,14 +51,17 @@ impl Refusal {
             Self::Conflict(_) => "conflict",
             Self::Unavailable(LogError::Busy) => "busy",
             Self::Unavailable(LogError::Illegal(_)) => "illegal-request",
-            Self::Unavailable(_) => "unavailable",
+            Self::Unavailable(_) | Self::NoKey(_) => "unavailable",
             Self::Internal(_) => "internal",
         }
     }
 
     /// Whether the log should have an entry of it: what was asked of us, not our own faults.
     pub(super) fn is_logged(&self) -> bool {
-        !matches!(self, Self::Unidentified | Self::Unavailable(_))
+        !matches!(
+            self,
+            Self::Unidentified | Self::Unavailable(_) | Self::NoKey(_)
+        )
     }
 
     pub(super) fn illegal(detail: impl Into<String>) -> Self {
@@ -81,15 +88,27 @@ impl Refusal {
 
 impl From<CertificateError> for Refusal {
     fn from(error: CertificateError) -> Self {
+        if let CertificateError::Sign(error) = error {
+            return error.into();
+        }
         tracing::error!(%error, "a certificate could not be made");
         Self::Internal(error.to_string())
     }
 }
 
-impl From<crate::keys::SignError> for Refusal {
-    fn from(error: crate::keys::SignError) -> Self {
-        tracing::error!(%error, "a certificate could not be made");
-        Self::Internal(error.to_string())
+impl From<SignError> for Refusal {
+    fn from(error: SignError) -> Self {
+        match error {
+            SignError::NoRandomness => {
+                tracing::error!(%error, "a certificate could not be made");
+                Self::Internal(error.to_string())
+            }
+            // The token has told of itself: not once more with each request.
+            SignError::Token(_) => {
+                tracing::debug!(%error, "a certificate could not be made");
+                Self::NoKey(error)
+            }
+        }
     }
 }
 

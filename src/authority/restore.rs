@@ -12,7 +12,7 @@ use super::home::Home;
 use super::{InitError, now};
 use crate::audit::{Snapshot, StoreError, VerifierKey};
 use crate::identity::ReplayGuard;
-use crate::keys::{KeyStore, SignError, random_bytes};
+use crate::keys::{KeyStore, SignError, is_key, random_bytes};
 use crate::model::{KeyId, KeyKind, Timestamp};
 
 /// What a home was made of.
@@ -244,7 +244,7 @@ fn place(name: &str) -> Option<Place> {
     };
     match (folder, file) {
         ("", "hallpass.toml" | "hallpass.db") | ("archive", _) => place(true, 0o700),
-        ("keys", _) => place(file.ends_with(".age"), 0o700),
+        ("keys", _) => place(is_key(Path::new(file)), 0o700),
         ("policies", _) => place(false, 0o755),
         _ => None,
     }

@@ -245,7 +245,12 @@ impl Authority {
                     }
                 }
                 let signer = self.key_store.signer(id)?.signer;
-                lists += &revocation_list(&issuer.public, signer, &revoked, now)?;
+                let list = revocation_list(&issuer.public, signer, &revoked, now);
+                lists += &list.map_err(|error| {
+                    Refusal::Conflict(format!(
+                        "{id} can't sign a list of revoked certificates: {error}"
+                    ))
+                })?;
             }
             Ok(lists)
         })
@@ -657,6 +662,11 @@ impl From<InitError> for Refusal {
 
 impl From<crate::keys::StoreError> for Refusal {
     fn from(error: crate::keys::StoreError) -> Self {
-        Self::Internal(error.to_string())
+        use crate::keys::{SignError, StoreError};
+        match error {
+            StoreError::NotMade(error) => error.into(),
+            StoreError::Token { source, .. } => SignError::Token(source).into(),
+            error => Self::Internal(error.to_string()),
+        }
     }
 }

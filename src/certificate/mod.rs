@@ -5,6 +5,7 @@
 mod foreign;
 mod inspect;
 mod issuer;
+mod lent;
 mod ssh;
 mod subject;
 mod x509;
@@ -19,6 +20,7 @@ pub use x509::{
     is_issued_by, issuing_certificate, revocation_list, root_certificate,
 };
 
+use crate::keys::SignError;
 use crate::model::{HostTtl, Timestamp, Ttl};
 
 /// How far back a certificate's validity begins, for hosts whose clock is behind.
@@ -56,16 +58,31 @@ impl Validity {
 /// The certificate could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// The SSH certificate could not be encoded or signed.
+    /// The CA's key could not be used.
+    #[error(transparent)]
+    Sign(SignError),
+    /// The SSH certificate could not be encoded.
     #[error("the SSH certificate could not be made: {0}")]
-    Ssh(#[from] ssh_key::Error),
-    /// The X.509 certificate could not be encoded or signed.
+    Ssh(ssh_key::Error),
+    /// The X.509 certificate could not be encoded.
     #[error("the X.509 certificate could not be made: {0}")]
-    X509(#[from] rcgen::Error),
+    X509(rcgen::Error),
     /// A CA's own certificate can't be read.
     #[error("the CA certificate can't be used: {0}")]
     CaCertificate(&'static str),
     /// The certificate would outlive the CA's.
     #[error("the issuing CA's certificate ends at {0}, before the one asked for would")]
     OutlivesCa(Timestamp),
+}
+
+impl From<ssh_key::Error> for CertificateError {
+    fn from(error: ssh_key::Error) -> Self {
+        lent::failure().map_or(Self::Ssh(error), Self::Sign)
+    }
+}
+
+impl From<rcgen::Error> for CertificateError {
+    fn from(error: rcgen::Error) -> Self {
+        lent::failure().map_or(Self::X509(error), Self::Sign)
+    }
 }

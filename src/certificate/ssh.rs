@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use ssh_encoding::Encode;
 use ssh_key::certificate::{Builder, CertType};
-use ssh_key::public::{Ed25519PublicKey, KeyData};
-use ssh_key::{Algorithm, PublicKey, Signature};
+use ssh_key::public::{EcdsaPublicKey, Ed25519PublicKey, KeyData};
+use ssh_key::{PublicKey, Signature};
 
+use super::lent::Lent;
 use super::{CertificateError, Validity};
-use crate::keys::Signer;
+use crate::keys::{KeyAlgorithm, SignError, Signer, ecdsa_integers};
 use crate::model::{
     EntryIndex, HostName, PrincipalName, Purpose, RoleName, Serial, SshExtension, UserName,
 };
@@ -79,26 +81,40 @@ impl SshHostGrant<'_> {
 
 /// A CA key that signs SSH certificates.
 pub struct SshCa {
-    signer: Arc<Signer>,
+    signer: Lent,
     public_key: PublicKey,
 }
 
 impl SshCa {
-    /// From an Ed25519 signer.
+    /// From a signer of any algorithm.
     ///
     /// # Errors
-    /// When the signer holds another kind of key.
+    /// When its public key can't be one of SSH.
     pub fn new(signer: Arc<Signer>) -> Result<Self, CertificateError> {
-        let public_key: &[u8; 32] = signer.public_key().try_into().map_err(|_| {
-            CertificateError::CaCertificate("SSH certificates need an Ed25519 CA key")
-        })?;
-        let public_key = PublicKey::from(KeyData::Ed25519(Ed25519PublicKey(*public_key)));
-        Ok(Self { signer, public_key })
+        let bytes = signer.public_key();
+        let key = match signer.algorithm() {
+            KeyAlgorithm::Ed25519 => KeyData::Ed25519(Ed25519PublicKey::try_from(bytes)?),
+            KeyAlgorithm::EcdsaP256 | KeyAlgorithm::EcdsaP384 => {
+                KeyData::Ecdsa(EcdsaPublicKey::from_sec1_bytes(bytes)?)
+            }
+        };
+        Ok(Self {
+            signer: Lent(signer),
+            public_key: PublicKey::from(key),
+        })
     }
 
     /// The CA's public key, without a comment.
     pub fn public_key(&self) -> &PublicKey {
         &self.public_key
+    }
+
+    /// Checks that its key can be used now.
+    ///
+    /// # Errors
+    /// Says why it can't.
+    pub fn check(&self) -> Result<(), SignError> {
+        self.signer.0.check()
     }
 
     /// Signs a user certificate and gives its line for a `-cert.pub` file.
@@ -184,17 +200,61 @@ struct SshSigner<'a>(&'a SshCa);
 
 impl signature::Signer<Signature> for SshSigner<'_> {
     fn try_sign(&self, message: &[u8]) -> Result<Signature, signature::Error> {
-        let bytes = self
-            .0
-            .signer
-            .sign(message)
-            .map_err(signature::Error::from_source)?;
-        Signature::new(Algorithm::Ed25519, bytes).map_err(signature::Error::from_source)
+        let SshCa { signer, public_key } = self.0;
+        let bytes = signer.sign(message).ok_or_else(signature::Error::new)?;
+        let bytes = match signer.0.algorithm() {
+            KeyAlgorithm::Ed25519 => Some(bytes),
+            KeyAlgorithm::EcdsaP256 | KeyAlgorithm::EcdsaP384 => ecdsa_blob(&bytes),
+        };
+        let bytes = bytes.ok_or_else(signature::Error::new)?;
+        Signature::new(public_key.algorithm(), bytes).map_err(signature::Error::from_source)
     }
+}
+
+/// An ECDSA signature as SSH has it (RFC 5656, section 3.1.2), from an `Ecdsa-Sig-Value`.
+fn ecdsa_blob(der: &[u8]) -> Option<Vec<u8>> {
+    let (r, s) = ecdsa_integers(der)?;
+    let mut blob = Vec::new();
+    r.encode(&mut blob).ok()?;
+    s.encode(&mut blob).ok()?;
+    Some(blob)
 }
 
 impl From<&SshSigner<'_>> for KeyData {
     fn from(signer: &SshSigner<'_>) -> Self {
         signer.0.public_key.key_data().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+
+    #[test]
+    fn a_ca_key_of_any_algorithm_signs_what_its_public_key_verifies() {
+        let subject = PublicKey::from(Ed25519PublicKey([7; 32]));
+        for algorithm in KeyAlgorithm::ALL {
+            let ca = SshCa::new(Signer::throwaway_of(algorithm)).unwrap();
+            // Often enough for zeros and high bits in front of r and s.
+            for number in 0..300_u64 {
+                let grant = SshHostGrant {
+                    subject: subject.key_data(),
+                    serial: Serial::new(number + 1).unwrap(),
+                    entry: EntryIndex(number),
+                    requester: "alice",
+                    names: &["app-1".parse().unwrap()],
+                    validity: Validity {
+                        after: Timestamp::from_secs(1000),
+                        before: Timestamp::from_secs(2000),
+                    },
+                    nonce: [1; 32],
+                };
+                let line = ca.host_certificate(&grant).unwrap();
+                let certificate = ssh_key::Certificate::from_openssh(&line).unwrap();
+                assert_eq!(certificate.signature_key(), ca.public_key().key_data());
+                certificate.verify_signature().unwrap();
+            }
+        }
     }
 }

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
     DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, RevocationReason, RevokedCertParams, SanType,
-    SerialNumber, SignatureAlgorithm, SigningKey, SubjectPublicKeyInfo,
+    PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData, RevocationReason,
+    RevokedCertParams, SanType, SerialNumber, SignatureAlgorithm, SigningKey, SubjectPublicKeyInfo,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -17,8 +17,9 @@ use x509_parser::der_parser::asn1_rs::Tag;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::x509::X509Name;
 
+use super::lent::Lent;
 use super::{CertificateError, CsrSubject, Validity};
-use crate::keys::Signer;
+use crate::keys::{KeyAlgorithm, SignError, Signer};
 use crate::model::{
     DatabaseUser, EntryIndex, HostName, Purpose, RoleName, Serial, Timestamp, UserName,
 };
@@ -109,10 +110,18 @@ impl IssuingCa {
         }
         let ends = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
         Ok(Self {
-            issuer: Issuer::from_ca_cert_der(&der, CaKey(signer))?,
+            issuer: Issuer::from_ca_cert_der(&der, CaKey::new(signer))?,
             certificate_pem: certificate_pem.to_owned(),
             ends: Timestamp::from_secs(ends),
         })
+    }
+
+    /// Checks that its key can be used now.
+    ///
+    /// # Errors
+    /// Says why it can't.
+    pub fn check(&self) -> Result<(), SignError> {
+        self.issuer.key().0.0.check()
     }
 
     /// The CA's own certificate in PEM.
@@ -222,7 +231,7 @@ pub fn root_certificate(
     serial: Serial,
     now: Timestamp,
 ) -> Result<String, CertificateError> {
-    let key = CaKey(signer);
+    let key = CaKey::new(signer);
     let params = ca_params(ROOT_TITLE, &key, serial, now, ROOT_LIFE, 1);
     Ok(params.self_signed(&key)?.pem())
 }
@@ -238,8 +247,8 @@ pub fn issuing_certificate(
     serial: Serial,
     now: Timestamp,
 ) -> Result<String, CertificateError> {
-    let issuer = Issuer::from_ca_cert_pem(root_pem, CaKey(root))?;
-    let key = CaKey(issuing);
+    let issuer = Issuer::from_ca_cert_pem(root_pem, CaKey::new(root))?;
+    let key = CaKey::new(issuing);
     let mut params = ca_params("Hallpass Issuing CA", &key, serial, now, ISSUING_LIFE, 0);
     // A root that came from elsewhere may end sooner.
     let root_der = certificate_from_pem(root_pem)?;
@@ -262,7 +271,7 @@ pub fn cross_certificate(
     serial: Serial,
     now: Timestamp,
 ) -> Result<String, CertificateError> {
-    let issuer = Issuer::from_ca_cert_pem(old_pem, CaKey(old))?;
+    let issuer = Issuer::from_ca_cert_pem(old_pem, CaKey::new(old))?;
     let new_der = certificate_from_pem(new_pem)?;
     let new = parsed(&new_der)?;
     let key = SubjectPublicKeyInfo::from_der(new.public_key().raw)?;
@@ -311,10 +320,10 @@ fn name_of(name: &X509Name<'_>) -> Result<DistinguishedName, CertificateError> {
 /// Whether what a CA's key signs names the CA as its own certificate does, byte for byte.
 pub(super) fn keeps_name(der: &[u8], signer: &Arc<Signer>) -> Result<bool, CertificateError> {
     let ca = CertificateDer::from(der);
-    let issuer = Issuer::from_ca_cert_der(&ca, CaKey(Arc::clone(signer)))?;
+    let issuer = Issuer::from_ca_cert_der(&ca, CaKey::new(Arc::clone(signer)))?;
     let mut params = CertificateParams::default();
     params.serial_number = Some(SerialNumber::from(1_u64));
-    let signed = params.signed_by(&CaKey(Arc::clone(signer)), &issuer)?;
+    let signed = params.signed_by(&CaKey::new(Arc::clone(signer)), &issuer)?;
     Ok(parsed(signed.der())?.issuer().as_raw() == parsed(der)?.subject().as_raw())
 }
 
@@ -335,7 +344,7 @@ pub fn revocation_list(
     revoked: &[(&str, Timestamp)],
     now: Timestamp,
 ) -> Result<String, CertificateError> {
-    let issuer = Issuer::from_ca_cert_pem(issuer_pem, CaKey(issuer))?;
+    let issuer = Issuer::from_ca_cert_pem(issuer_pem, CaKey::new(issuer))?;
     let revoked_certs = revoked
         .iter()
         .map(|(pem, since)| {
@@ -427,22 +436,53 @@ fn serial_number(serial: Serial) -> SerialNumber {
 }
 
 /// Lends a signer to `rcgen`.
-struct CaKey(Arc<Signer>);
+struct CaKey(Lent);
+
+impl CaKey {
+    fn new(signer: Arc<Signer>) -> Self {
+        Self(Lent(signer))
+    }
+}
 
 impl PublicKeyData for CaKey {
     fn der_bytes(&self) -> &[u8] {
-        self.0.public_key()
+        self.0.0.public_key()
     }
 
     fn algorithm(&self) -> &'static SignatureAlgorithm {
-        &PKCS_ECDSA_P256_SHA256
+        match self.0.0.algorithm() {
+            KeyAlgorithm::Ed25519 => &PKCS_ED25519,
+            KeyAlgorithm::EcdsaP256 => &PKCS_ECDSA_P256_SHA256,
+            KeyAlgorithm::EcdsaP384 => &PKCS_ECDSA_P384_SHA384,
+        }
     }
 }
 
 impl SigningKey for CaKey {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.0
-            .sign(message)
-            .map_err(|_| rcgen::Error::RingUnspecified)
+        self.0.sign(message).ok_or(rcgen::Error::RemoteKeyError)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ca_keys_of_any_algorithm_make_a_chain_that_verifies() {
+        let now = Timestamp::from_secs(1_800_000_000);
+        let serial = Serial::new(1).unwrap();
+        for algorithm in KeyAlgorithm::ALL {
+            let [root, issuing] = [0; 2].map(|_| Signer::throwaway_of(algorithm));
+            let root_pem = root_certificate(Arc::clone(&root), serial, now).unwrap();
+            let pem = issuing_certificate(&root_pem, root, Arc::clone(&issuing), serial, now);
+            let pem = pem.unwrap();
+            let [root, issued] = [&root_pem, &pem].map(|pem| certificate_from_pem(pem).unwrap());
+            let (_, root) = x509_parser::parse_x509_certificate(&root).unwrap();
+            let (_, issued) = x509_parser::parse_x509_certificate(&issued).unwrap();
+            root.verify_signature(None).unwrap();
+            issued.verify_signature(Some(root.public_key())).unwrap();
+            IssuingCa::new(&pem, issuing).unwrap();
+        }
     }
 }

@@ -5,10 +5,10 @@
 use std::path::PathBuf;
 
 use super::failure::Failure;
-use super::passphrase;
+use super::{passphrase, token};
 use crate::authority::{Config, Created, Home};
 use crate::certificate::{check_ssh_key, parse_public_key};
-use crate::keys::protect_memory;
+use crate::keys::{TokenKeys, protect_memory};
 use crate::model::UserName;
 
 /// Make the home of a new certificate authority
@@ -27,6 +27,8 @@ pub(super) struct Args {
     ssh_key: PathBuf,
     #[command(flatten)]
     passphrase: passphrase::Source,
+    #[command(flatten)]
+    token: token::Place,
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
@@ -40,24 +42,29 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let key = parse_public_key(&line)
         .and_then(|key| check_ssh_key(key.key_data()).map(|()| key))
         .map_err(|error| Failure::data(format!("{}: {error}", path.display())))?;
+    let token = token::open(args.token)?;
     let passphrase = passphrase::new(&args.passphrase)?;
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .map_err(|error| Failure::internal(error.to_string()))?;
     let created = runtime
-        .block_on(home.create(&passphrase, args.admin.clone(), &key))
+        .block_on(home.create(&passphrase, args.admin.clone(), &key, token.clone()))
         .map_err(Failure::config)?;
-    tell(&home, &created, &args.admin);
+    tell(&home, &created, &args.admin, token.as_ref());
     Ok(())
 }
 
-fn tell(home: &Home, created: &Created, admin: &UserName) {
+fn tell(home: &Home, created: &Created, admin: &UserName, token: Option<&TokenKeys>) {
     let folder = created.folder.display();
     println!("Made the home {folder} with administrator {admin}.\n");
-    println!("CA keys, each sealed with the passphrase:");
+    println!("CA keys, each sealed with the passphrase{}:", or_in(token));
     for (kind, fingerprint) in &created.keys {
-        println!("  {:<12} {fingerprint}", kind.as_str());
+        let place = match token {
+            Some(token) if token.makes(*kind).is_some() => "  in the token",
+            _ => "",
+        };
+        println!("  {:<12} {fingerprint}{place}", kind.as_str());
     }
     println!("\nWhat clients pin:");
     println!("  fingerprint  {}", created.fingerprint);
@@ -74,4 +81,14 @@ fn tell(home: &Home, created: &Created, admin: &UserName) {
     );
     println!("  4. Enrol people:      hallpass user add NAME --ssh-key FILE.pub --group on-call");
     println!("\nBack up {folder}; without the passphrase, its keys are lost.");
+    if token.is_some() {
+        println!("What is in the token is not in there: back that up as its maker says.");
+    }
+}
+
+fn or_in(token: Option<&TokenKeys>) -> String {
+    token.map_or_else(String::new, |keys| {
+        let label = &keys.token().settings().label;
+        format!(", or in the token {label:?}")
+    })
 }

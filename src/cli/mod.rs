@@ -21,6 +21,7 @@ mod request;
 mod role;
 mod serve;
 mod ssh;
+mod token;
 mod trust;
 mod user;
 mod whoami;

@@ -1,4 +1,5 @@
-//! Where commands get the passphrase from, or what else opens the keys. Never from an argument.
+//! Where commands get the passphrase and the PIN from, or what else opens the keys. Never from an
+//! argument.
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -8,12 +9,14 @@ use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use super::output::clean;
-use crate::keys::{AgeIdentity, Opener, Passphrase, Way, first_line, ways};
+use crate::keys::{AgeIdentity, Opener, Passphrase, Pin, Way, first_line, ways};
 
 /// The file that systemd's `LoadCredential=hallpass-passphrase:...` makes.
 const CREDENTIAL: &str = "hallpass-passphrase";
 /// The one for an age identity file.
 const IDENTITY_CREDENTIAL: &str = "hallpass-age-identity";
+/// The one for the PIN of a token.
+const PIN_CREDENTIAL: &str = "hallpass-pin";
 
 #[derive(clap::Args)]
 pub(super) struct Source {
@@ -34,6 +37,14 @@ pub(super) struct OpenSource {
     age_identity: Option<PathBuf>,
 }
 
+#[derive(clap::Args)]
+pub(super) struct PinSource {
+    /// A file whose first line is the PIN of the PKCS#11 token, readable by its owner alone; without
+    /// it, the systemd credential hallpass-pin, or a prompt
+    #[arg(long, env = "HALLPASS_PIN_FILE", value_name = "FILE")]
+    pin_file: Option<PathBuf>,
+}
+
 /// What opens a home that exists. What was named comes before what systemd hands over.
 pub(super) fn existing(source: &OpenSource, home: &Path) -> Result<Opener, Failure> {
     let identity = |path: &Path| {
@@ -50,7 +61,7 @@ pub(super) fn existing(source: &OpenSource, home: &Path) -> Result<Opener, Failu
     {
         return identity(&path);
     }
-    if let Some(path) = file(&source.passphrase) {
+    if let Some(path) = file(named.as_ref(), CREDENTIAL) {
         let passphrase = Passphrase::from_file(&path);
         return passphrase.map(Opener::Passphrase).map_err(Failure::config);
     }
@@ -68,7 +79,7 @@ pub(super) fn existing(source: &OpenSource, home: &Path) -> Result<Opener, Failu
 
 /// A passphrase for a new home, asked for twice.
 pub(super) fn new(source: &Source) -> Result<Passphrase, Failure> {
-    new_in(file(source).as_deref())
+    new_in(file(source.passphrase_file.as_ref(), CREDENTIAL).as_deref())
 }
 
 /// A new passphrase, out of a file or asked for twice.
@@ -86,9 +97,21 @@ pub(super) fn new_in(file: Option<&Path>) -> Result<Passphrase, Failure> {
     Passphrase::new(first).map_err(Failure::config)
 }
 
-fn file(source: &Source) -> Option<PathBuf> {
-    let named = source.passphrase_file.clone();
-    named.or_else(|| credential(CREDENTIAL))
+/// The PIN of a token.
+pub(super) fn pin(source: &PinSource, token: &str) -> Result<Pin, Failure> {
+    if let Some(path) = file(source.pin_file.as_ref(), PIN_CREDENTIAL) {
+        return Pin::from_file(&path).map_err(Failure::config);
+    }
+    let text = ask(
+        &format!("PIN of the token {token}: "),
+        "there is no terminal to ask for the token's PIN: give --pin-file FILE",
+    )?;
+    Pin::new(&text).map_err(Failure::config)
+}
+
+/// The file that was named, or the systemd credential.
+fn file(named: Option<&PathBuf>, name: &str) -> Option<PathBuf> {
+    named.cloned().or_else(|| credential(name))
 }
 
 fn credential(name: &str) -> Option<PathBuf> {
@@ -121,7 +144,7 @@ fn ask(question: &str, otherwise: &str) -> Result<Zeroizing<String>, Failure> {
     }
     rpassword::prompt_password(question)
         .map(Zeroizing::new)
-        .map_err(|error| Failure::config(format!("can't read the passphrase: {error}")))
+        .map_err(|error| Failure::config(format!("can't read what was typed: {error}")))
 }
 
 /// How an age plugin talks to who runs the command.

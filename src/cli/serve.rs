@@ -17,7 +17,7 @@ use super::passphrase;
 use crate::authority::{Authority, Clock, Config, Home, LogFormat};
 use crate::delivery::{Deliveries, Prepared};
 use crate::http::{self, Options, ServerTls};
-use crate::keys::protect_memory;
+use crate::keys::{Token, TokenKeys, TokenSettings, protect_memory};
 use crate::model::HostTtl;
 use crate::witness::Witnesses;
 
@@ -41,6 +41,8 @@ pub(super) struct Args {
     accept_clock: bool,
     #[command(flatten)]
     keys: passphrase::OpenSource,
+    #[command(flatten)]
+    pin: passphrase::PinSource,
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
@@ -57,6 +59,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let prepared = Prepared::new(&home, std::mem::take(&mut config.deliver));
     let prepared = prepared.map_err(Failure::config)?;
     let opener = passphrase::existing(&args.keys, home.folder())?;
+    let token = open_existing_token(config.token.take(), &args.pin)?;
     let clock = if args.accept_clock {
         Clock::IsRight
     } else {
@@ -73,7 +76,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         let listener = TcpListener::bind(listen)
             .await
             .map_err(|error| Failure::config(format!("can't listen on {listen}: {error}")))?;
-        let authority = Authority::open(&home, &opener, clock)
+        let authority = Authority::open(&home, &opener, token, clock)
             .await
             .and_then(|authority| authority.with_witnesses(witnesses))
             .map_err(Failure::config)?;
@@ -86,6 +89,25 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     // A look-up of a receiver's name may hang for longer than anybody waits for an end.
     runtime.shutdown_timeout(FAREWELL);
     served
+}
+
+/// Opens the token of a home that exists, where it has one.
+pub(super) fn open_existing_token(
+    settings: Option<TokenSettings>,
+    pin: &passphrase::PinSource,
+) -> Result<Option<TokenKeys>, Failure> {
+    settings
+        .map(|settings| open_token(settings, pin).map(TokenKeys::existing))
+        .transpose()
+}
+
+/// Opens a token with its PIN.
+pub(super) fn open_token(
+    settings: TokenSettings,
+    pin: &passphrase::PinSource,
+) -> Result<Arc<Token>, Failure> {
+    let pin = passphrase::pin(pin, &settings.label)?;
+    Token::open(settings, pin).map_err(Failure::config)
 }
 
 async fn serve(

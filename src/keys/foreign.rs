@@ -11,7 +11,7 @@ use ssh_key::PrivateKey;
 use zeroize::Zeroizing;
 
 use super::scrub::scrubbed;
-use super::{KeyAlgorithm, Signer, is_private};
+use super::{Signer, is_private};
 use crate::model::KeyKind;
 
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -49,8 +49,8 @@ pub struct ForeignKey {
 }
 
 impl ForeignKey {
-    fn new(algorithm: KeyAlgorithm, document: Zeroizing<Vec<u8>>) -> Option<Self> {
-        let signer = Signer::from_pkcs8(algorithm, &document).map(Arc::new)?;
+    fn new(document: Zeroizing<Vec<u8>>) -> Option<Self> {
+        let signer = Signer::from_pkcs8(&document).map(Arc::new)?;
         Some(Self { document, signer })
     }
 
@@ -126,14 +126,11 @@ impl ForeignFile {
         passphrase: Option<&Zeroizing<String>>,
     ) -> Result<ForeignKey, ForeignError> {
         let passphrase = passphrase.map_or(&[][..], |text| text.as_bytes());
-        let (algorithm, document) = scrubbed(|| match kind {
-            KeyKind::SshUser | KeyKind::SshHost => {
-                let document = self.ed25519(kind, passphrase)?;
-                Ok((KeyAlgorithm::Ed25519, document))
-            }
-            _ => Ok((KeyAlgorithm::EcdsaP256, self.p256(kind, passphrase)?)),
+        let document = scrubbed(|| match kind {
+            KeyKind::SshUser | KeyKind::SshHost => self.ed25519(kind, passphrase),
+            _ => self.p256(kind, passphrase),
         })?;
-        ForeignKey::new(algorithm, document).ok_or_else(|| self.damaged())
+        ForeignKey::new(document).ok_or_else(|| self.damaged())
     }
 
     fn ed25519(

@@ -1,8 +1,10 @@
 //! CA keys and their life: generate, seal, open, sign, rotate.
 //!
 //! A [`Signer`] is a key that can be used but not read. On disk a key is always sealed; opened,
-//! it lives in one locked page that is zeroized when it goes, and nowhere else.
+//! it lives in one locked page that is zeroized when it goes, and nowhere else. Or it lives in a
+//! PKCS#11 token, and never leaves it: then a file on disk only says where it is.
 
+mod ecdsa;
 mod foreign;
 mod keyring;
 mod locked;
@@ -12,10 +14,13 @@ mod passphrase;
 mod process;
 mod scrub;
 mod seal;
+mod secret_file;
 mod signer;
 mod store;
+mod token;
 mod ways;
 
+pub use ecdsa::ecdsa_integers;
 pub use foreign::{ForeignError, ForeignFile, ForeignKey};
 pub use keyring::{CaKey, Keyring, NewKey, NoStep, Since, Step};
 pub use opener::{AgeIdentity, AgeIdentityError, AgeRecipient, Opener, Opening};
@@ -24,5 +29,6 @@ pub use passphrase::{Passphrase, PassphraseError, first_line};
 pub use process::protect_memory;
 pub use seal::SealError;
 pub use signer::{KeyAlgorithm, SignError, Signer, random_bytes};
-pub use store::{KeyStore, OpenedKey, StoreError};
+pub use store::{KeyStore, OpenedKey, StoreError, is_key};
+pub use token::{Pin, PinError, Token, TokenError, TokenKeys, TokenSettings};
 pub use ways::{Reseal, Way, WayName, recipient_of, ways};

@@ -1,9 +1,9 @@
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use age::secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
+
+use super::secret_file::{self, SecretFileError};
 
 /// What opens the CA keys. Zeroized when dropped; it has no `Debug` that shows it.
 pub struct Passphrase(SecretString);
@@ -36,29 +36,18 @@ impl Passphrase {
     }
 }
 
-/// The first line of a file that holds a secret.
+/// The first line of a file that holds a passphrase, however short.
 ///
 /// # Errors
 /// When the file can't be read, or others than its owner can read it.
 pub fn first_line(path: &Path) -> Result<Zeroizing<String>, PassphraseError> {
-    const LONGEST_FILE: u64 = 4096;
-    let unreadable = |source| PassphraseError::Unreadable {
-        path: path.to_owned(),
-        source,
-    };
-    let file = File::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    if metadata.is_file() && !super::is_private(&metadata) {
-        return Err(PassphraseError::Exposed {
-            path: path.to_owned(),
-        });
-    }
-    let mut text = Zeroizing::new(String::with_capacity(LONGEST_FILE as usize));
-    file.take(LONGEST_FILE)
-        .read_to_string(&mut text)
-        .map_err(unreadable)?;
-    let line = text.lines().next().unwrap_or_default();
-    Ok(Zeroizing::new(line.to_owned()))
+    secret_file::first_line(path).map_err(|error| {
+        let path = path.to_owned();
+        match error {
+            SecretFileError::Unreadable(source) => PassphraseError::Unreadable { path, source },
+            SecretFileError::Exposed => PassphraseError::Exposed { path },
+        }
+    })
 }
 
 /// Why there is no usable passphrase.

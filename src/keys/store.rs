@@ -7,9 +7,11 @@ use std::sync::Arc;
 use super::is_private;
 use super::opener::Opening;
 use super::seal::{Sealer, Unsealer};
+use super::token::{Place, PlaceError, TokenError, TokenKeys};
 use super::{ForeignKey, KeyAlgorithm, Passphrase, SealError, SignError, Signer, Way, ways};
 use crate::model::{KeyId, KeyKind};
 
+/// What a new key in a file is. One that is there may be of another algorithm.
 fn algorithm(kind: KeyKind) -> KeyAlgorithm {
     match kind {
         KeyKind::SshUser | KeyKind::SshHost | KeyKind::Log | KeyKind::Witness => {
@@ -32,11 +34,13 @@ fn public_ending(kind: KeyKind) -> &'static str {
 ///
 /// `seal.age` is the identity that everything else is sealed to, itself sealed with the
 /// passphrase. A key is `KIND-N.age`, its public part `KIND-N.pub` (an OpenSSH line),
-/// `KIND-N.pem` (a certificate) or `KIND-N.vkey` (a verifier key of C2SP signed-note).
+/// `KIND-N.pem` (a certificate) or `KIND-N.vkey` (a verifier key of C2SP signed-note). For a key in
+/// a PKCS#11 token, `KIND-N.token` says where it is.
 pub struct KeyStore {
     folder: PathBuf,
     unsealer: Unsealer,
     sealer: Sealer,
+    token: Option<TokenKeys>,
 }
 
 /// A key in use, with the public part that lies beside it.
@@ -52,7 +56,7 @@ pub struct OpenedKey {
 impl KeyStore {
     pub(super) const SEAL: &'static str = "seal.age";
 
-    /// Makes the folder, or takes one that holds no sealed key.
+    /// Makes the folder, or takes one that holds no key.
     ///
     /// # Errors
     /// When there are keys already, or the folder can't be written.
@@ -64,7 +68,7 @@ impl KeyStore {
         if folder.exists() {
             for file in fs::read_dir(folder).map_err(failed)? {
                 let path = file.map_err(failed)?.path();
-                if path.extension().is_some_and(|ending| ending == "age") {
+                if is_key(&path) {
                     return Err(StoreError::Occupied { path });
                 }
             }
@@ -87,6 +91,7 @@ impl KeyStore {
             folder: folder.to_owned(),
             sealer: unsealer.sealer(),
             unsealer,
+            token: None,
         })
     }
 
@@ -101,28 +106,38 @@ impl KeyStore {
             folder: folder.to_owned(),
             sealer: unsealer.sealer(),
             unsealer,
+            token: None,
         })
     }
 
-    /// Generates a key and writes it sealed, with the public part that `public` makes of it. Takes
-    /// the place of what a crash left behind, which the log never heard of and nobody trusts: the
-    /// caller sees to it that no key of that id is known.
+    /// The same with a token, for the keys that are in it or will be.
+    #[must_use]
+    pub fn with_token(mut self, token: Option<TokenKeys>) -> Self {
+        self.token = token;
+        self
+    }
+
+    /// Generates a key and writes it sealed, or makes it in the token and writes where it is; with
+    /// the public part that `public` makes of it. A key that follows one in the token is made there
+    /// too. Takes the place of what a crash left behind, which the log never heard of and nobody
+    /// trusts: the caller sees to it that no key of that id is known.
     ///
     /// # Errors
-    /// When it can't be written.
+    /// When it can't be made or written.
     pub fn generate<E: From<StoreError>>(
         &self,
         id: KeyId,
         public: impl FnOnce(&Arc<Signer>) -> Result<String, E>,
     ) -> Result<OpenedKey, E> {
-        let document = algorithm(id.kind).generate().map_err(StoreError::from)?;
-        let signer = Signer::from_pkcs8(algorithm(id.kind), &document)
-            .map(Arc::new)
-            .ok_or(StoreError::Randomness(SignError))?;
+        let made = match self.algorithm_in_token(id)? {
+            Some(algorithm) => self.generate_in_token(id, algorithm)?,
+            None => self.generate_sealed(id)?,
+        };
+        let signer = Arc::new(made.signer);
         let public = public(&signer)?;
-        let path = self.sealed_path(id);
-        let sealed = self.sealer.seal(&document).map_err(sealing(&path))?;
-        write(&path, 0o600, &sealed)?;
+        // What a crash left must not be taken for the key.
+        remove(&made.other_path)?;
+        write(&made.path, 0o600, &made.content)?;
         let public_path = self.public_path(id);
         write(&public_path, 0o644, public.as_bytes())?;
         Ok(OpenedKey {
@@ -130,6 +145,53 @@ impl KeyStore {
             public,
             public_path,
         })
+    }
+
+    fn generate_sealed(&self, id: KeyId) -> Result<Made, StoreError> {
+        let document = algorithm(id.kind).generate()?;
+        let signer = Signer::from_pkcs8(&document).ok_or(SignError::NoRandomness)?;
+        let path = self.sealed_path(id);
+        let content = self.sealer.seal(&document).map_err(sealing(&path))?;
+        Ok(Made {
+            signer,
+            path,
+            content,
+            other_path: self.place_path(id),
+        })
+    }
+
+    fn generate_in_token(&self, id: KeyId, algorithm: KeyAlgorithm) -> Result<Made, StoreError> {
+        let path = self.place_path(id);
+        let token = self.token.as_ref().ok_or_else(|| StoreError::InToken {
+            path: path.clone(),
+            detail: NO_TOKEN.to_owned(),
+        })?;
+        let (signer, place) = token.generate(id, algorithm)?;
+        Ok(Made {
+            signer,
+            path,
+            content: place.text().into_bytes(),
+            other_path: self.sealed_path(id),
+        })
+    }
+
+    /// What kind of key to make in the token, when it belongs there: since that was asked for, or
+    /// since the last one is there.
+    fn algorithm_in_token(&self, id: KeyId) -> Result<Option<KeyAlgorithm>, StoreError> {
+        if let Some(algorithm) = self.token.as_ref().and_then(|token| token.makes(id.kind)) {
+            return Ok(Some(algorithm));
+        }
+        for number in (1..id.number).rev() {
+            let before = KeyId { number, ..id };
+            let place = self.place_path(before);
+            if place.exists() {
+                return Ok(Some(read_place(&place)?.algorithm));
+            }
+            if self.sealed_path(before).exists() {
+                break;
+            }
+        }
+        Ok(None)
     }
 
     /// Seals a key that was made elsewhere, with its public part. Takes the place of what a crash
@@ -140,6 +202,7 @@ impl KeyStore {
     pub fn put(&self, id: KeyId, key: &ForeignKey, public: &str) -> Result<(), StoreError> {
         let path = self.sealed_path(id);
         let sealed = self.sealer.seal(key.document()).map_err(sealing(&path))?;
+        remove(&self.place_path(id))?;
         write(&path, 0o600, &sealed)?;
         write(&self.public_path(id), 0o644, public.as_bytes())
     }
@@ -149,37 +212,53 @@ impl KeyStore {
     /// # Errors
     /// When it can't be written.
     pub fn put_public(&self, id: KeyId, public: &str) -> Result<(), StoreError> {
-        let sealed = self.sealed_path(id);
-        if sealed.exists() {
-            fs::remove_file(&sealed).map_err(|source| unreadable(&sealed, source))?;
-        }
+        remove(&self.sealed_path(id))?;
+        remove(&self.place_path(id))?;
         write(&self.public_path(id), 0o644, public.as_bytes())
     }
 
-    /// Whether the private part of a key is here, and not elsewhere.
+    /// Whether the private part of a key is here or in the token, and not elsewhere.
     pub fn has_private(&self, id: KeyId) -> bool {
-        self.sealed_path(id).exists()
+        self.sealed_path(id).exists() || self.place_path(id).exists()
     }
 
     /// Opens a key for use.
     ///
     /// # Errors
-    /// When a file of it is missing, damaged or readable by others.
+    /// When a file of it is missing, damaged or readable by others, or its token can't be used.
     pub fn signer(&self, id: KeyId) -> Result<OpenedKey, StoreError> {
-        let path = self.sealed_path(id);
-        let document = self
-            .unsealer
-            .unseal(&read_private(&path)?)
-            .map_err(sealing(&path))?;
-        let signer = Signer::from_pkcs8(algorithm(id.kind), &document)
-            .map(Arc::new)
-            .ok_or(SealError::Damaged)
-            .map_err(sealing(&path))?;
+        let place = self.place_path(id);
+        let signer = if place.exists() {
+            self.open_in_token(&place)?
+        } else {
+            self.open_sealed(&self.sealed_path(id))?
+        };
         Ok(OpenedKey {
-            signer,
+            signer: Arc::new(signer),
             public: self.public(id)?,
             public_path: self.public_path(id),
         })
+    }
+
+    fn open_sealed(&self, path: &Path) -> Result<Signer, StoreError> {
+        let document = self
+            .unsealer
+            .unseal(&read_private(path)?)
+            .map_err(sealing(path))?;
+        Signer::from_pkcs8(&document)
+            .ok_or(SealError::Damaged)
+            .map_err(sealing(path))
+    }
+
+    fn open_in_token(&self, path: &Path) -> Result<Signer, StoreError> {
+        let place = read_place(path)?;
+        match &self.token {
+            Some(token) => token.open(&place).map_err(in_token(path)),
+            None => Err(StoreError::InToken {
+                path: path.to_owned(),
+                detail: format!("the key is in the token {:?}, and {NO_TOKEN}", place.token),
+            }),
+        }
     }
 
     /// The public part of a key, without opening it.
@@ -203,8 +282,46 @@ impl KeyStore {
         self.folder.join(format!("{id}.age"))
     }
 
+    fn place_path(&self, id: KeyId) -> PathBuf {
+        self.folder.join(format!("{id}.token"))
+    }
+
     fn public_path(&self, id: KeyId) -> PathBuf {
         public_path(&self.folder, id)
+    }
+}
+
+/// A new key, and what is written of it where.
+struct Made {
+    signer: Signer,
+    path: PathBuf,
+    content: Vec<u8>,
+    /// Where a key of that id would be if it were the other way round, in a file or in the token.
+    other_path: PathBuf,
+}
+
+const NO_TOKEN: &str =
+    "hallpass.toml names none: add a table [token] with its `module` and `label`";
+
+/// Whether a file in `keys/` is a sealed key or says where one is.
+pub fn is_key(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|ending| ending == "age" || ending == "token")
+}
+
+fn read_place(path: &Path) -> Result<Place, StoreError> {
+    let text = String::from_utf8_lossy(&read_private(path)?).into_owned();
+    Place::from_text(&text).map_err(in_token(path))
+}
+
+fn in_token(path: &Path) -> impl FnOnce(PlaceError) -> StoreError {
+    let path = path.to_owned();
+    move |error| match error {
+        PlaceError::Token(source) => StoreError::Token { path, source },
+        error => StoreError::InToken {
+            path,
+            detail: error.to_string(),
+        },
     }
 }
 
@@ -245,10 +362,7 @@ pub(super) fn write(path: &Path, mode: u32, content: &[u8]) -> Result<(), StoreE
         source,
     };
     let draft = path.with_added_extension("new");
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
+    remove(&draft)?;
     write_new(&draft, mode, content)?;
     fs::rename(&draft, path).map_err(failed)?;
     sync_folder(path)
@@ -262,6 +376,17 @@ pub(super) fn sync_folder(path: &Path) -> Result<(), StoreError> {
             path: path.to_owned(),
             source,
         })
+}
+
+/// Removes a file, if there is one.
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StoreError::File {
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Writes a file that must not exist yet and waits until it is on disk, its name included.
@@ -339,6 +464,22 @@ pub enum StoreError {
         /// Why.
         source: SealError,
     },
+    /// A key that is in a token can't be opened.
+    #[error("{path}: {detail}")]
+    InToken {
+        /// The file that says where it is.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        detail: String,
+    },
+    /// The token that a key is in can't be used.
+    #[error("{path}: {source}")]
+    Token {
+        /// The file that says where the key is.
+        path: PathBuf,
+        /// Why.
+        source: TokenError,
+    },
     /// It opens in other ways.
     #[error("{folder} opens with {}, and not with what was given", list(ways))]
     OtherWays {
@@ -369,7 +510,7 @@ pub enum StoreError {
     },
     /// No key could be made.
     #[error(transparent)]
-    Randomness(#[from] SignError),
+    NotMade(#[from] SignError),
 }
 
 #[cfg(test)]

@@ -34,5 +34,6 @@ mod support;
 mod tail;
 mod tamper;
 mod tiles;
+mod token;
 mod witness;
 mod witnessing;

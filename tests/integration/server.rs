@@ -293,6 +293,7 @@ async fn the_servers_certificate_renews_itself_without_a_restart() {
     let opened = Authority::open(
         &authority::Home::new(&home.path()),
         &passphrase,
+        None,
         Clock::FitsTheLog,
     )
     .await

@@ -378,9 +378,9 @@ const SPOILT: [Spoil; 27] = [
     (
         "a role with a typo",
         |home| home.edit_policy("roles.toml", "max_ttl = \"1h\"", "max_tll = \"1h\""),
-        r#"HOME/policies/roles.toml: TOML parse error at line 26, column 1
+        r#"HOME/policies/roles.toml: TOML parse error at line 27, column 1
    |
-26 | max_tll = "1h"
+27 | max_tll = "1h"
    | ^^^^^^^
 unknown field `max_tll`, expected one of `description`, `principals`, `extensions`, `force_command`, `source_address`, `hosts`, `max_ttl`, `default_ttl`, `purposes`, `reason`"#,
     ),
@@ -425,7 +425,7 @@ unknown field `max_tll`, expected one of `description`, `principals`, `extension
   |
 1 | listen_on = 1
   | ^^^^^^^^^
-unknown field `listen_on`, expected one of `listen`, `names`, `log_format`, `witness`, `deliver`"#,
+unknown field `listen_on`, expected one of `listen`, `names`, `log_format`, `witness`, `deliver`, `token`"#,
     ),
     (
         "a setting of the wrong type",

@@ -8,6 +8,7 @@ use crate::authority::{Home, ImportError, KeyImport, KeyImported};
 use crate::cli::failure::Failure;
 use crate::cli::output::{print, print_json};
 use crate::cli::passphrase;
+use crate::cli::serve::open_existing_token;
 use crate::keys::{ForeignError, ForeignFile, protect_memory};
 use crate::model::{KeyKind, Reason};
 
@@ -55,6 +56,8 @@ pub(in crate::cli) struct Args {
     home: Option<PathBuf>,
     #[command(flatten)]
     keys: passphrase::OpenSource,
+    #[command(flatten)]
+    pin: passphrase::PinSource,
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
@@ -62,6 +65,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let home = Home::new(&args.home.unwrap_or_else(Home::default_folder));
     check_form(args.kind, args.certificate.is_some(), args.root.is_some())?;
     home.check_idle().map_err(failure)?;
+    let config = home.config().map_err(Failure::config)?;
     let file = ForeignFile::read(&args.file).map_err(foreign)?;
     let shown = args.file.display();
     if file.is_exposed {
@@ -87,11 +91,12 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         activate: args.reason,
     };
     let opener = passphrase::existing(&args.keys, home.folder())?;
+    let token = open_existing_token(config.token, &args.pin)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .map_err(|error| Failure::internal(error.to_string()))?;
     let imported = runtime
-        .block_on(home.import_key(&opener, &import))
+        .block_on(home.import_key(&opener, token, &import))
         .map_err(failure)?;
     if args.json {
         return print_json(&imported);

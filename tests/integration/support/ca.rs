@@ -26,6 +26,7 @@ pub(crate) fn program() -> Command {
         "HALLPASS_LOG",
         "HALLPASS_LOG_FORMAT",
         "HALLPASS_PASSPHRASE_FILE",
+        "HALLPASS_PIN_FILE",
         "HALLPASS_AGE_IDENTITY",
         "CREDENTIALS_DIRECTORY",
         "SSH_AUTH_SOCK",
@@ -54,7 +55,7 @@ impl Home {
             fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600))
                 .expect("our own file");
             new_key(&folder.join("admin"), &["-t", "ed25519"]);
-            init(&folder).ok();
+            Ran::of(&mut init(&folder)).ok();
             // SAFETY: the handler only runs a program.
             unsafe { libc::atexit(remove_template) };
             folder
@@ -85,10 +86,23 @@ impl Home {
 
     /// With CA keys that no other home has.
     pub(crate) fn of_another_ca() -> Self {
+        let home = Self::unmade();
+        home.init(|_| {}).ok();
+        home
+    }
+
+    /// A folder with all that `hallpass init` needs.
+    pub(crate) fn unmade() -> Self {
         let home = Self::new();
         fs::remove_dir_all(home.path()).expect("a home of ours");
-        init(home.folder.path()).ok();
         home
+    }
+
+    /// Runs `hallpass init`.
+    pub(crate) fn init(&self, adjust: impl FnOnce(&mut Command)) -> Ran {
+        let mut command = init(self.folder.path());
+        adjust(&mut command);
+        Ran::of(&mut command)
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -174,16 +188,16 @@ pub(crate) fn short_lived(default: &str, longest: &str) -> Home {
     home
 }
 
-fn init(folder: &Path) -> Ran {
-    Ran::of(
-        program()
-            .args(["init", "--admin", ADMIN, "--home"])
-            .arg(folder.join("home"))
-            .arg("--ssh-key")
-            .arg(folder.join("admin.pub"))
-            .arg("--passphrase-file")
-            .arg(folder.join("passphrase")),
-    )
+fn init(folder: &Path) -> Command {
+    let mut command = program();
+    command
+        .args(["init", "--admin", ADMIN, "--home"])
+        .arg(folder.join("home"))
+        .arg("--ssh-key")
+        .arg(folder.join("admin.pub"))
+        .arg("--passphrase-file")
+        .arg(folder.join("passphrase"));
+    command
 }
 
 extern "C" fn remove_template() {
@@ -193,7 +207,13 @@ extern "C" fn remove_template() {
 
 /// How `hallpass serve` ends on a home that is not right: its exit code and message.
 pub(crate) fn serve_fails(home: &Home) -> (i32, String) {
-    let ran = Ran::of(home.serve().env("HALLPASS_LOG", "error"));
+    serve_fails_with(home, |_| {})
+}
+
+pub(crate) fn serve_fails_with(home: &Home, adjust: impl FnOnce(&mut Command)) -> (i32, String) {
+    let mut serve = home.serve();
+    adjust(serve.env("HALLPASS_LOG", "error"));
+    let ran = Ran::of(&mut serve);
     (ran.code, ran.err.trim_end().to_owned())
 }
 
@@ -450,6 +470,13 @@ impl Person {
     /// A request of the API, signed by this person.
     pub(crate) fn asks<'a>(&'a self, ca: &'a Ca, method: &str, target: &str) -> Request<'a> {
         Request::new(ca, &self.key, method, target)
+    }
+
+    /// As after a restart of this person's machine.
+    pub(crate) fn forget_certificates(&self) {
+        let runtime = self.folder.join("runtime");
+        fs::remove_dir_all(&runtime).expect("a folder of ours");
+        self.folder.private("runtime");
     }
 
     /// The files in this person's runtime folder.

@@ -15,12 +15,15 @@ mod ran;
 mod raw;
 mod received;
 mod rsyslog;
+mod softhsm;
 mod sshd;
 mod webhook;
 mod witness;
 
 pub(crate) use agent::Agent;
-pub(crate) use ca::{Ca, Home, PASSPHRASE, Person, program, serve_fails, short_lived};
+pub(crate) use ca::{
+    Ca, Home, PASSPHRASE, Person, program, serve_fails, serve_fails_with, short_lived,
+};
 pub(crate) use certificates::OtherCa;
 pub(crate) use csr::{P256, make_csr};
 pub(crate) use folder::{Folder, free_port, is_root, own_name, wait_until};
@@ -33,6 +36,7 @@ pub(crate) use ran::{Ran, fails_when_full, run};
 pub(crate) use raw::{Answer, Request, exchange, tls, tls_from};
 pub(crate) use received::Received;
 pub(crate) use rsyslog::Rsyslog;
+pub(crate) use softhsm::SoftHsm;
 pub(crate) use sshd::Sshd;
 pub(crate) use webhook::{Manner, Webhook};
 pub(crate) use witness::{Witness, WitnessHome};
