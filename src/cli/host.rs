@@ -288,10 +288,10 @@ fn joined(args: Join) -> Result<(), Failure> {
     let postgres = args.postgres.map(|data| {
         let config = args.postgres_config;
         let config = config.unwrap_or_else(|| data.join("postgresql.conf"));
-        Ok::<_, Failure>(PostgresSettings {
-            data: absolute(data)?,
-            config: absolute(config)?,
-        })
+        let (data, config) = (absolute(data)?, absolute(config)?);
+        let shown = data.display().to_string();
+        PostgresSettings::new(data, config)
+            .map_err(|error| Failure::no_input(format!("{shown}: {error}")))
     });
     let joining = Joining {
         url: args.url,

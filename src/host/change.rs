@@ -1,13 +1,14 @@
 //! Files that are changed, and given back as they were.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::HostError;
+use super::owner::Owner;
 use super::settings::State;
 
 /// A file as it should be.
@@ -18,8 +19,8 @@ pub struct Change {
     /// Its content; none when it should not be there.
     pub content: Option<Vec<u8>>,
     mode: u32,
-    /// Whose it should be: its folder's owner's.
-    as_its_folder: bool,
+    /// With whose rights, when not with our own.
+    owner: Option<Owner>,
 }
 
 /// What a change does to what is there.
@@ -41,7 +42,7 @@ impl Change {
             path,
             content: Some(content.into()),
             mode: 0o644,
-            as_its_folder: false,
+            owner: None,
         }
     }
 
@@ -50,7 +51,7 @@ impl Change {
             path,
             content: None,
             mode: 0o644,
-            as_its_folder: false,
+            owner: None,
         }
     }
 
@@ -62,10 +63,10 @@ impl Change {
         }
     }
 
-    /// For a program that runs as the folder's owner.
-    pub(super) fn owned_as_its_folder(self) -> Self {
+    /// Of another user, with whose rights alone it is made.
+    pub(super) fn of(self, owner: Owner) -> Self {
         Self {
-            as_its_folder: true,
+            owner: Some(owner),
             ..self
         }
     }
@@ -75,10 +76,10 @@ impl Change {
     /// # Errors
     /// When the file can't be read.
     pub fn what(&self) -> Result<What, HostError> {
-        let there = read(&self.path)?;
+        let there = read(&self.path, self.owner)?;
         Ok(match (&there, &self.content) {
             (None, None) => What::Nothing,
-            (Some(there), Some(content)) if there == content => What::Nothing,
+            (Some(there), Some(content)) if there.content == *content => What::Nothing,
             (None, Some(_)) => What::New,
             (Some(_), Some(_)) => What::Changed,
             (Some(_), None) => What::Gone,
@@ -93,8 +94,11 @@ struct Before {
     /// The copy of it; none when nothing was there.
     copy: Option<String>,
     mode: u32,
+    /// Whose it was; given back with these rights alone when it was changed with them.
     user: u32,
     group: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner: Option<Owner>,
 }
 
 /// Makes the changes, one file after the other. What was there first is kept. Gives what undoes just
@@ -105,30 +109,25 @@ pub(super) fn make(state: &State, changes: &[Change]) -> Result<Vec<Undo>, HostE
         if change.what()? == What::Nothing {
             continue;
         }
-        keep_first(state, &change.path)?;
+        keep_first(state, change)?;
         undo.push(Undo {
             path: change.path.clone(),
-            content: read(&change.path)?,
-            metadata: fs::metadata(&change.path).ok(),
+            there: read(&change.path, change.owner)?,
+            owner: change.owner,
         });
-        let made = match &change.content {
+        let made = acting(change.owner, || match &change.content {
             Some(content) => {
                 let folder = change.path.parent().unwrap_or_else(|| Path::new("/"));
-                let made = fs::create_dir_all(folder);
-                made.and_then(|()| {
-                    let owner = change.as_its_folder.then(|| fs::metadata(folder));
-                    let owner = owner.transpose()?.map(|owner| (owner.uid(), owner.gid()));
-                    let before = fs::metadata(&change.path).ok();
-                    // What others could read and own before stays so.
-                    let mode = before.as_ref().map_or(change.mode, |before| {
-                        before.mode() & 0o7777 & if change.mode == 0o600 { 0o600 } else { 0o7777 }
-                    });
-                    let owner = owner.or_else(|| before.map(|before| (before.uid(), before.gid())));
-                    put(&change.path, content, mode, owner)
-                })
+                fs::create_dir_all(folder)?;
+                let before = fs::symlink_metadata(&change.path).ok();
+                // What others could read and own before stays so.
+                let mode = before.as_ref().map_or(change.mode, |before| {
+                    before.mode() & 0o7777 & if change.mode == 0o600 { 0o600 } else { 0o7777 }
+                });
+                put(&change.path, content, mode, before.as_ref().map(owner_of))
             }
             None => remove(&change.path),
-        };
+        });
         if let Err(source) = made {
             undo_all(undo);
             return Err(HostError::Io {
@@ -143,34 +142,24 @@ pub(super) fn make(state: &State, changes: &[Change]) -> Result<Vec<Undo>, HostE
 /// One change that can be taken back.
 pub(super) struct Undo {
     path: PathBuf,
-    content: Option<Vec<u8>>,
-    metadata: Option<fs::Metadata>,
+    there: Option<There>,
+    owner: Option<Owner>,
 }
 
 /// Takes changes back, the last one first, as far as that goes.
 pub(super) fn undo_all(undo: Vec<Undo>) {
-    for Undo {
-        path,
-        content,
-        metadata,
-    } in undo.into_iter().rev()
-    {
-        let undone = match (content, metadata) {
-            (Some(content), Some(metadata)) => put(
-                &path,
-                &content,
-                metadata.mode() & 0o7777,
-                Some((metadata.uid(), metadata.gid())),
-            ),
-            _ => remove(&path),
-        };
+    for Undo { path, there, owner } in undo.into_iter().rev() {
+        let undone = acting(owner, || match &there {
+            Some(there) => put(&path, &there.content, there.mode, Some(there.owner)),
+            None => remove(&path),
+        });
         if let Err(error) = undone {
             tracing::error!(?path, %error, "a file could not be given back");
         }
     }
 }
 
-fn keep_first(state: &State, path: &Path) -> Result<(), HostError> {
+fn keep_first(state: &State, change: &Change) -> Result<(), HostError> {
     let folder = state.before();
     let failed = |source| HostError::Io {
         path: folder.clone(),
@@ -178,32 +167,27 @@ fn keep_first(state: &State, path: &Path) -> Result<(), HostError> {
     };
     fs::create_dir_all(&folder).map_err(failed)?;
     let kept = kept(state)?;
-    if kept.iter().any(|(_, before)| before.path == path) {
+    if kept.iter().any(|(_, before)| before.path == change.path) {
         return Ok(());
     }
     let number = kept.len();
-    let there = read(path)?;
+    let there = read(&change.path, change.owner)?;
     let copy = there.as_ref().map(|_| format!("{number}.file"));
     if let (Some(copy), Some(there)) = (&copy, &there) {
-        put(&folder.join(copy), there, 0o600, None).map_err(failed)?;
+        put(&folder.join(copy), &there.content, 0o600, None).map_err(failed)?;
     }
-    let metadata = fs::metadata(path).ok();
-    let of = |what: fn(&fs::Metadata) -> u32| metadata.as_ref().map_or(0, what);
+    let of = |what: fn(&There) -> u32| there.as_ref().map_or(0, what);
     let before = Before {
-        path: path.to_owned(),
+        path: change.path.clone(),
         copy,
-        mode: of(|metadata| metadata.mode() & 0o7777),
-        user: of(MetadataExt::uid),
-        group: of(MetadataExt::gid),
+        mode: of(|there| there.mode),
+        user: of(|there| there.owner.user),
+        group: of(|there| there.owner.group),
+        owner: change.owner,
     };
     let text = toml::to_string(&before).map_err(|error| failed(io::Error::other(error)))?;
-    put(
-        &folder.join(format!("{number:04}.toml")),
-        text.as_bytes(),
-        0o600,
-        None,
-    )
-    .map_err(failed)
+    let path = folder.join(format!("{number:04}.toml"));
+    put(&path, text.as_bytes(), 0o600, None).map_err(failed)
 }
 
 fn kept(state: &State) -> Result<Vec<(PathBuf, Before)>, HostError> {
@@ -254,34 +238,69 @@ pub(super) fn give_back(state: &State) -> Result<(), HostError> {
             path: before.path.clone(),
             source,
         };
-        match &before.copy {
-            Some(copy) => {
-                let content = fs::read(state.before().join(copy)).map_err(failed)?;
-                let owner = Some((before.user, before.group));
-                put(&before.path, &content, before.mode, owner).map_err(failed)?;
+        let Some(copy) = &before.copy else {
+            acting(before.owner, || remove(&before.path)).map_err(failed)?;
+            // A folder that was made for it, if nothing else is in it.
+            if let Some(folder) = before.path.parent()
+                && folder.ends_with(super::ssh::PRINCIPALS)
+            {
+                fs::remove_dir(folder).ok();
             }
-            None => {
-                remove(&before.path).map_err(failed)?;
-                // A folder that was made for it, if nothing else is in it.
-                if let Some(folder) = before.path.parent()
-                    && folder.ends_with(super::ssh::PRINCIPALS)
-                {
-                    fs::remove_dir(folder).ok();
-                }
-            }
-        }
+            continue;
+        };
+        let content = fs::read(state.before().join(copy)).map_err(failed)?;
+        let owner = Owner {
+            user: before.user,
+            group: before.group,
+        };
+        acting(before.owner, || {
+            put(&before.path, &content, before.mode, Some(owner))
+        })
+        .map_err(failed)?;
     }
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>, HostError> {
-    match fs::read(path) {
-        Ok(content) => Ok(Some(content)),
+fn acting<T>(owner: Option<Owner>, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    match owner {
+        Some(owner) => owner.act(work),
+        None => work(),
+    }
+}
+
+/// A file that is there.
+struct There {
+    content: Vec<u8>,
+    mode: u32,
+    owner: Owner,
+}
+
+fn read(path: &Path, owner: Option<Owner>) -> Result<Option<There>, HostError> {
+    let there = acting(owner, || {
+        let mut file = fs::File::open(path)?;
+        let metadata = file.metadata()?;
+        let mut content = Vec::new();
+        file.read_to_end(&mut content)?;
+        Ok(There {
+            content,
+            mode: metadata.mode() & 0o7777,
+            owner: owner_of(&metadata),
+        })
+    });
+    match there {
+        Ok(there) => Ok(Some(there)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(HostError::Io {
             path: path.to_owned(),
             source,
         }),
+    }
+}
+
+fn owner_of(metadata: &fs::Metadata) -> Owner {
+    Owner {
+        user: metadata.uid(),
+        group: metadata.gid(),
     }
 }
 
@@ -293,7 +312,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// Puts a file in place whole or not at all.
-fn put(path: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+fn put(path: &Path, content: &[u8], mode: u32, owner: Option<Owner>) -> io::Result<()> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(".hallpass-new");
     let draft = PathBuf::from(draft);
@@ -304,11 +323,15 @@ fn put(path: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io:
         .mode(0o600)
         .open(&draft)?;
     file.write_all(content)?;
-    let own = file.metadata()?;
-    if let Some((user, group)) = owner.filter(|owner| *owner != (own.uid(), own.gid())) {
-        chown(&draft, Some(user), Some(group))?;
+    let own = owner_of(&file.metadata()?);
+    // Only we ourselves can give a file away; with another user's rights, it is that user's.
+    // SAFETY: geteuid has no preconditions.
+    let ours = own.user == unsafe { libc::geteuid() };
+    if let Some(owner) = owner.filter(|owner| ours && *owner != own) {
+        // Of the file that was made here, whatever stands at its name by now.
+        fchown(&file, Some(owner.user), Some(owner.group))?;
     }
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+    file.set_permissions(PermissionsExt::from_mode(mode))?;
     file.sync_all()?;
     fs::rename(&draft, path)?;
     let folder = path.parent().unwrap_or_else(|| Path::new("/"));

@@ -6,6 +6,7 @@
 //! has.
 
 mod change;
+mod owner;
 mod postgres;
 mod settings;
 mod ssh;

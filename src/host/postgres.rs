@@ -3,7 +3,9 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,7 +61,7 @@ impl PostgresSettings {
             self.key().display(),
             self.root().display(),
         );
-        let config = fs::read_to_string(&self.config).map_err(|source| HostError::Io {
+        let config = self.read(&self.config).map_err(|source| HostError::Io {
             path: self.config.clone(),
             source,
         })?;
@@ -70,32 +72,55 @@ impl PostgresSettings {
             format!("{}\n{include}\n", config.trim_end())
         };
         Ok(vec![
-            Change::public(self.root(), trust.x509.concat()).owned_as_its_folder(),
-            Change::public(self.config_part(), part).owned_as_its_folder(),
-            Change::public(self.config.clone(), config).owned_as_its_folder(),
+            Change::public(self.root(), trust.x509.concat()).of(self.owner()),
+            Change::public(self.config_part(), part).of(self.owner()),
+            Change::public(self.config.clone(), config).of(self.owner()),
         ])
     }
 
     /// Has it read its configuration again. Sessions go on.
     pub(super) fn reload(&self) -> Result<(), HostError> {
         let pid = self.running()?.pid;
-        // SAFETY: kill has no preconditions.
-        if unsafe { libc::kill(pid, libc::SIGHUP) } == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
+        // With its own rights alone: what it says is its process need not be.
+        let told = Command::new("/bin/sh")
+            .args(["-c", &format!("kill -s HUP {pid}")])
+            .uid(self.owner().user)
+            .gid(self.owner().group)
+            .stdin(Stdio::null())
+            .output();
+        let why = match told {
+            Ok(told) if told.status.success() => return Ok(()),
+            Ok(told) => String::from_utf8_lossy(&told.stderr).trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
         Err(HostError::NotInForce(format!(
-            "PostgreSQL (process {pid}) can't be told to reload: {error}"
+            "PostgreSQL (process {pid}) can't be told to reload: {why}"
         )))
+    }
+
+    /// Reads a file of its.
+    fn read(&self, path: &Path) -> io::Result<String> {
+        self.owner().act(|| fs::read_to_string(path))
+    }
+
+    /// Its certificate, when it has that and the key.
+    pub(super) fn certified(&self) -> Option<String> {
+        self.owner().act(|| fs::metadata(self.key())).ok()?;
+        self.read(&self.certificate()).ok()
     }
 
     fn running(&self) -> Result<Running, HostError> {
         let path = self.data.join("postmaster.pid");
-        let text = fs::read_to_string(&path).unwrap_or_default();
+        let text = self.read(&path).unwrap_or_default();
         let mut lines = text.lines();
         // PID, data folder, start time, port, socket folder, first address.
         let running = (|| {
-            let pid = lines.next()?.trim().parse().ok().filter(|pid| *pid > 1)?;
+            let pid = lines
+                .next()?
+                .trim()
+                .parse()
+                .ok()
+                .filter(|pid: &u32| *pid > 1)?;
             let port = lines.nth(2)?.trim().parse().ok()?;
             let address = lines.nth(1).unwrap_or_default().trim();
             let address = match address {
@@ -139,8 +164,8 @@ impl PostgresSettings {
             ))
         };
         let shown = shown(&address, port).map_err(|error| not(error.to_string()))?;
-        let pem = fs::read(self.certificate()).unwrap_or_default();
-        let own = CertificateDer::from_pem_slice(&pem).map_err(|_| {
+        let pem = self.certified().unwrap_or_default();
+        let own = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
             not(format!(
                 "{} is no certificate",
                 self.certificate().display()
@@ -165,7 +190,7 @@ impl PostgresSettings {
 
 /// A PostgreSQL that runs.
 struct Running {
-    pid: i32,
+    pid: u32,
     port: u16,
     address: String,
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::HostError;
+use super::owner::Owner;
 use crate::client::{ConfigFolder, write_private};
 use crate::model::{HostName, PrincipalName};
 
@@ -55,6 +56,29 @@ pub struct PostgresSettings {
     pub data: PathBuf,
     /// `postgresql.conf`
     pub config: PathBuf,
+    /// Whose the data folder was when the host joined. Whoever takes that user over gets no
+    /// further with what is done here.
+    owner: Owner,
+}
+
+impl PostgresSettings {
+    /// Of the PostgreSQL that has its data and its configuration there.
+    ///
+    /// # Errors
+    /// When there is no such folder.
+    pub fn new(data: PathBuf, config: PathBuf) -> io::Result<Self> {
+        let owner = Owner::of(&data)?;
+        Ok(Self {
+            data,
+            config,
+            owner,
+        })
+    }
+
+    /// With whose rights things are done in it.
+    pub(super) fn owner(&self) -> Owner {
+        self.owner
+    }
 }
 
 /// The folder that a host keeps all this in.

@@ -267,9 +267,10 @@ fn sync_postgres(
     synced: &mut Synced,
 ) -> Result<(), HostError> {
     let mut changes = Vec::new();
-    let there = fs::read_to_string(postgres.certificate()).ok();
-    let there = there.filter(|_| postgres.key().exists());
-    match there.and_then(|pem| tls_life(&pem, &known.x509_ca)) {
+    match postgres
+        .certified()
+        .and_then(|pem| tls_life(&pem, &known.x509_ca))
+    {
         Some(good_until) => note_life(synced, good_until),
         None if dry => changes.push(Change::public(postgres.certificate(), "")),
         None => {
@@ -281,10 +282,10 @@ fn sync_postgres(
             note_life(synced, answer.valid_before);
             if let Some(private) = key.private_part()? {
                 let private = Change::public(postgres.key(), private.as_bytes());
-                changes.push(private.private().owned_as_its_folder());
+                changes.push(private.private().of(postgres.owner()));
             }
             changes.push(
-                Change::public(postgres.certificate(), answer.certificate).owned_as_its_folder(),
+                Change::public(postgres.certificate(), answer.certificate).of(postgres.owner()),
             );
         }
     }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::support::{Ca, Host, Person, Ran, Sshd, run, wait_until};
+use crate::support::{Ca, Folder, Host, Person, Ran, Sshd, is_root, run, wait_until};
 
 fn login(bob: &Person, sshd: &Sshd) -> Ran {
     let ask = "ssh --role server-operator --purpose incident --reason x --";
@@ -391,4 +392,92 @@ fn revoked_user_ca_keys_are_named_to_sshd() {
     assert_ne!(login(&bob, sshd).code, 0);
     let carol = ca.enrol("carol", &["on-call"]);
     assert_eq!(login(&carol, sshd).ok(), "in\n");
+}
+
+#[test]
+fn whoever_has_taken_postgresql_over_gets_no_further_by_a_synchronisation() {
+    if !is_root() {
+        // Then `hallpass host` has no rights that PostgreSQL has not.
+        return;
+    }
+    let ca = Ca::start();
+    let host = Host::with_postgres("db-1");
+    host.take_in(&ca, &[]);
+    let data = host.postgres.as_ref().unwrap().folder.join("data");
+    let outside = Folder::new();
+    let secret = outside.write("secret", "only root reads this");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o440)).unwrap();
+    let config = data.join("postgresql.conf");
+    let kept = fs::read(&config).unwrap();
+    // What root would read through a link, PostgreSQL's user could read in its place.
+    fs::remove_file(&config).unwrap();
+    std::os::unix::fs::symlink(&secret, &config).unwrap();
+    let refused = host.sync();
+    assert_eq!(refused.code, 78, "{refused:?}");
+    assert!(refused.err.contains("Permission denied"), "{refused:?}");
+    let left = Ran::of(&mut host.command("leave"));
+    assert_eq!(
+        fs::read_to_string(&secret).unwrap(),
+        "only root reads this",
+        "{left:?}"
+    );
+    fs::remove_file(&config).ok();
+    fs::write(&config, kept).unwrap();
+}
+
+#[test]
+fn what_a_data_folder_says_is_postgresqls_process_is_signalled_with_its_rights_alone() {
+    if !is_root() {
+        return;
+    }
+    let ca = Ca::start();
+    let host = Host::with_postgres("db-1");
+    host.take_in(&ca, &[]);
+    let data = host.postgres.as_ref().unwrap().folder.join("data");
+    let mut victim = std::process::Command::new("sleep")
+        .arg("60")
+        .spawn()
+        .unwrap();
+    let path = data.join("postmaster.pid");
+    let text = fs::read_to_string(&path).unwrap();
+    let (_, rest) = text.split_once('\n').unwrap();
+    fs::write(&path, format!("{}\n{rest}", victim.id())).unwrap();
+    // Something to reload for.
+    fs::remove_file(data.join("hallpass_root.pem")).unwrap();
+    let refused = host.sync();
+    assert_eq!(refused.code, 69, "{refused:?}");
+    assert!(
+        refused.err.contains("can't be told to reload"),
+        "{refused:?}"
+    );
+    assert!(
+        victim.try_wait().unwrap().is_none(),
+        "root's process goes on"
+    );
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    fs::write(&path, text).unwrap();
+}
+
+#[test]
+fn of_two_that_come_with_one_token_at_once_one_joins() {
+    let ca = Ca::start();
+    let hosts = [0, 1, 2, 3].map(|_| Host::with_sshd("app-1"));
+    let token = hosts[0].invited(&ca.admin(), &[]);
+    let joined: Vec<i32> = std::thread::scope(|scope| {
+        let (ca, token) = (&ca, &token);
+        hosts
+            .iter()
+            .map(|host| scope.spawn(move || host.join(ca, token).code))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|join| join.join().unwrap())
+            .collect()
+    });
+    assert_eq!(
+        joined.iter().filter(|code| **code == 0).count(),
+        1,
+        "{joined:?}"
+    );
+    assert_eq!(ca.home.entries("host-joined").len(), 1);
 }
