@@ -203,7 +203,7 @@ impl Log {
     /// Does work that commits an entry. As long as it computes, and does not wait for something,
     /// the writer holds back a commit that it could be part of, for some milliseconds at most: the
     /// more entries share a commit, the less each costs.
-    pub async fn expect<T>(&self, work: impl Future<Output = T>) -> T {
+    pub async fn about_to_commit<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         poll_fn(|context| {
             let _one = self.coming.one();

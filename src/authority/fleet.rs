@@ -135,31 +135,26 @@ impl Authority {
         source: IpAddr,
     ) -> Result<HostState, Refusal> {
         let now = now();
-        let alone = std::sync::Arc::clone(&self.changes).lock_owned().await;
-        let token = self
-            .parse::<HostJoin>(request)
-            .map(|join| hash(&join.token));
-        let invited = token.ok().and_then(|token| {
+        let invited = || {
+            let token = self.parse::<HostJoin>(request).ok()?.token;
             let directory = self.directory();
-            directory
-                .hosts()
-                .invited(&token, now)
-                .map(|host| host.profile.clone())
-        });
+            let host = directory.hosts().invited(&hash(&token), now);
+            host.map(|host| host.profile.clone())
+        };
         let newcomer = identity::identify_newcomer(
             request,
             &self.keys.now().audiences,
-            || invited.is_some(),
+            || invited().is_some(),
             &self.replays,
             now,
         );
-        let (newcomer, profile) = match (newcomer, invited) {
-            (Ok(newcomer), Some(profile)) => (newcomer, profile),
-            (Err(refusal), _) => {
-                return Err(self.unidentified(request, source, refusal, now).await?);
-            }
-            (Ok(_), None) => return Err(Refusal::Unidentified),
+        let newcomer = match newcomer {
+            Ok(newcomer) => newcomer,
+            Err(refusal) => return Err(self.unidentified(request, source, refusal, now).await?),
         };
+        // Strangers never get here, and so hold nobody up. Of two with one token, one was first.
+        let alone = std::sync::Arc::clone(&self.changes).lock_owned().await;
+        let profile = invited().ok_or(Refusal::Unidentified)?;
         let key = PublicKey::from(newcomer.key);
         check_ssh_key(key.key_data()).map_err(|error| Refusal::illegal(error.to_string()))?;
         self.directory().check_new_key(&key)?;

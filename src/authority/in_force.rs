@@ -80,7 +80,13 @@ impl Open {
         .ok_or(CertificateError::CaCertificate("its key is not open"))
     }
 
-    /// Closes a key that will not sign any more.
+    /// Closes the keys that will not sign any more.
+    fn keep_trusted(&self, keyring: &Keyring) {
+        let is_trusted = |id| keyring.find(id).is_some_and(|key| key.state.is_trusted());
+        self.with(|keys| keys.retain(|id, _| is_trusted(*id)));
+    }
+
+    /// Closes a key that did not get into the log.
     pub(super) fn close(&self, id: KeyId) {
         self.with(|keys| keys.remove(&id));
     }
@@ -334,6 +340,7 @@ impl Keys {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match state.now.after(entry, &self.open) {
             Ok(next) => {
+                self.open.keep_trusted(&next.keyring);
                 state.now = Arc::new(next);
                 self.changed.send_replace(());
             }

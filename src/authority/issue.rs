@@ -76,7 +76,7 @@ impl Authority {
                 Err(declined) => Err(self.decline(&requester, request, declined, now).await),
             }
         };
-        self.log.expect(issued).await
+        self.log.about_to_commit(issued).await
     }
 
     /// Issues an X.509 client certificate for a database.
@@ -102,7 +102,7 @@ impl Authority {
                 Err(declined) => Err(self.decline(&requester, request, declined, now).await),
             }
         };
-        self.log.expect(issued).await
+        self.log.about_to_commit(issued).await
     }
 
     /// Takes a place in the log for a role that is not locked, for somebody who is not.
