@@ -80,15 +80,9 @@ impl Open {
         .ok_or(CertificateError::CaCertificate("its key is not open"))
     }
 
-    /// Closes the keys that will not sign any more.
     fn keep_trusted(&self, keyring: &Keyring) {
         let is_trusted = |id| keyring.find(id).is_some_and(|key| key.state.is_trusted());
         self.with(|keys| keys.retain(|id, _| is_trusted(*id)));
-    }
-
-    /// Closes a key that did not get into the log.
-    pub(super) fn close(&self, id: KeyId) {
-        self.with(|keys| keys.remove(&id));
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<KeyId, OpenKey>) -> T) -> T {
@@ -293,8 +287,8 @@ pub(super) struct Keys {
 
 struct State {
     now: Arc<InForce>,
-    /// While it is open whether a key is revoked, it signs nothing.
-    suspended: Option<KeyId>,
+    /// While it is open whether a key is revoked, none of that kind signs.
+    suspended: Option<KeyKind>,
 }
 
 impl Keys {
@@ -325,7 +319,7 @@ impl Keys {
     ) -> Result<Arc<InForce>, Refusal> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let at_work = which(&state.now);
-        if state.suspended == Some(at_work.id) {
+        if state.suspended == Some(at_work.id.kind) {
             return Err(Refusal::Unavailable(LogError::Busy));
         }
         at_work.promise(until);
@@ -340,7 +334,6 @@ impl Keys {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match state.now.after(entry, &self.open) {
             Ok(next) => {
-                self.open.keep_trusted(&next.keyring);
                 state.now = Arc::new(next);
                 self.changed.send_replace(());
             }
@@ -354,23 +347,37 @@ impl Keys {
         self.changed.subscribe()
     }
 
-    /// Has a key sign nothing until what is returned goes.
-    pub(super) fn suspend(&self, id: KeyId) -> Suspended {
-        self.set_suspended(Some(id));
-        Suspended(self.clone())
+    /// Closes the keys that will not sign any more, and those that did not get into the log.
+    pub(super) fn close_untrusted(&self) {
+        self.open.keep_trusted(&self.now().keyring);
     }
 
-    fn set_suspended(&self, id: Option<KeyId>) {
+    /// While it is open whether a step is taken, nothing is signed that a revoked key vouches for. As
+    /// soon as what is returned goes, keys are closed that are not trusted then.
+    pub(super) fn stepping(&self, event: &Event) -> Stepping {
+        if let Event::CaKeyRevoked { key, .. } = event {
+            // What is signed for people and hosts under a root is signed by an issuing CA.
+            let signs = match key.kind {
+                KeyKind::X509Root => KeyKind::X509Issuing,
+                kind => kind,
+            };
+            self.set_suspended(Some(signs));
+        }
+        Stepping(self.clone())
+    }
+
+    fn set_suspended(&self, kind: Option<KeyKind>) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.suspended = id;
+        state.suspended = kind;
     }
 }
 
-/// While it lives, a key signs nothing.
-pub(super) struct Suspended(Keys);
+/// A step that may be taken or not.
+pub(super) struct Stepping(Keys);
 
-impl Drop for Suspended {
+impl Drop for Stepping {
     fn drop(&mut self) {
         self.0.set_suspended(None);
+        self.0.close_untrusted();
     }
 }

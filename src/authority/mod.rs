@@ -19,9 +19,11 @@ mod proving;
 mod reading;
 mod refusal;
 mod restore;
+mod revocation;
 mod rotation;
 mod tailing;
 mod throttle;
+mod waiting;
 mod witnessing;
 
 pub use backup::{BackedUp, BackupError};

@@ -1,23 +1,18 @@
 //! CA keys and their rotation: trust the new key everywhere, sign with it, wait out what the old one
-//! signed, distrust it. Each step is one entry of the log, and in force once that is on disk.
+//! signed, distrust it. Each step is one entry of the log, and in force once that is on disk. When the
+//! next step is safe is in waiting.rs, the bad day in revocation.rs.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::in_force::InForce;
-use super::init::{public_fingerprint, random_serial, ssh_line};
+use super::in_force::{InForce, StepError};
+use super::init::{random_serial, ssh_line};
 use super::{Authority, InitError, Refusal, now};
-use crate::audit::{Actor, Entry, Event, Filter, NewCaKey};
-use crate::certificate::{
-    cross_certificate, is_issued_by, issuing_certificate, revocation_list, root_certificate,
-};
+use crate::audit::{Actor, Entry, Event, NewCaKey};
+use crate::certificate::{cross_certificate, is_issued_by, issuing_certificate, root_certificate};
 use crate::identity::SignedRequest;
-use crate::keys::{CaKey, KeyStore, Keyring, OpenedKey, Signer};
-use crate::model::{
-    EntryIndex, HostTtl, KeyId, KeyKind, KeyRevocation, KeyState, KeyStep, KeySummary,
-    LivingCertificate, RevokedKey, Role, Timestamp,
-};
+use crate::keys::{KeyStore, Keyring, NoStep, OpenedKey, SignError, Signer, StoreError};
+use crate::model::{EntryIndex, KeyId, KeyKind, KeyState, KeyStep, KeySummary, Timestamp};
 use crate::policy::AdminAction;
 
 impl Authority {
@@ -53,21 +48,15 @@ impl Authority {
         kind: &str,
     ) -> Result<KeySummary, Refusal> {
         let kind = rotatable(kind)?;
-        let mut made = None;
-        let staged = self
-            .step(request, source, |keys, by| {
-                if let Some(staged) = keys.keyring.staged(kind) {
-                    return Err(crate::keys::NoStep::Busy(staged).into());
-                }
-                let new = self.make_key(keys, kind, &mut made)?;
-                let by = Some(by);
-                Ok((new.key, Event::CaKeyStaged { new, by }))
-            })
-            .await;
-        if let (Err(_), Some(id)) = (&staged, made) {
-            self.keys.open.close(id);
-        }
-        staged
+        self.step(request, source, |keys, by| {
+            if let Some(staged) = keys.keyring.staged(kind) {
+                return Err(NoStep::Busy(staged).into());
+            }
+            let new = self.make_key(keys, kind)?;
+            let by = Some(by);
+            Ok((new.key, Event::CaKeyStaged { new, by }))
+        })
+        .await
     }
 
     /// Has a staged key sign from now on.
@@ -82,33 +71,27 @@ impl Authority {
         id: &str,
     ) -> Result<KeySummary, Refusal> {
         let id = named(id)?;
-        let mut made = None;
-        let activated = self
-            .step(request, source, |keys, by| {
-                let forced = self.forced(request, keys, id, KeyState::Staged)?;
-                let (mut issuing, mut cross) = (None, None);
-                match id.kind {
-                    KeyKind::X509Root => {
-                        cross = self.cross(keys, id)?;
-                        issuing = Some(self.issuing_under(keys, id, &mut made)?);
-                    }
-                    KeyKind::X509Issuing => stands_under_no_staged_root(keys, id)?,
-                    _ => {}
+        self.step(request, source, |keys, by| {
+            let forced = self.forced(request, keys, id, KeyState::Staged)?;
+            let (mut issuing, mut cross) = (None, None);
+            match id.kind {
+                KeyKind::X509Root => {
+                    cross = self.cross(keys, id)?;
+                    issuing = Some(self.issuing_under(keys, id)?);
                 }
-                let event = Event::CaKeyActivated {
-                    key: id,
-                    issuing,
-                    cross,
-                    forced,
-                    by: Some(by),
-                };
-                Ok((id, event))
-            })
-            .await;
-        if let (Err(_), Some(id)) = (&activated, made) {
-            self.keys.open.close(id);
-        }
-        activated
+                KeyKind::X509Issuing => stands_under_no_staged_root(keys, id)?,
+                _ => {}
+            }
+            let event = Event::CaKeyActivated {
+                key: id,
+                issuing,
+                cross,
+                forced,
+                by: Some(by),
+            };
+            Ok((id, event))
+        })
+        .await
     }
 
     /// Has a key that no longer signs not be trusted any more.
@@ -148,109 +131,8 @@ impl Authority {
         .await
     }
 
-    /// Has a key that others may have not be trusted any more, and a fresh one sign in its place, in
-    /// one step. Gives what it signed that is still good.
-    ///
-    /// # Errors
-    /// When the requester may not, or the key is not trusted anyway.
-    pub async fn revoke_key(
-        &self,
-        request: &SignedRequest,
-        source: IpAddr,
-        id: &str,
-    ) -> Result<RevokedKey, Refusal> {
-        let id = named(id)?;
-        let reason = self.parse::<KeyRevocation>(request).map(|ask| ask.reason);
-        let mut made = Vec::new();
-        let revoked = self
-            .step(request, source, |keys, by| {
-                let reason = reason?.to_string();
-                let mut successors = Vec::new();
-                let signs = keys
-                    .keyring
-                    .find(id)
-                    .is_some_and(|key| key.state == KeyState::Active);
-                // An issuing CA can't be distrusted but with its root.
-                let kind = match id.kind {
-                    KeyKind::X509Issuing => KeyKind::X509Root,
-                    kind => kind,
-                };
-                if signs || id.kind == KeyKind::X509Issuing {
-                    let mut key = None;
-                    successors.push(self.make_key(keys, kind, &mut key)?);
-                    made.extend(key);
-                }
-                if signs_for_hosts(&successors) {
-                    let root = self.key_store.signer(successors[0].key)?;
-                    let mut key = None;
-                    successors.push(self.make_issuing(keys, &root, &mut key)?);
-                    made.extend(key);
-                }
-                let event = Event::CaKeyRevoked {
-                    key: id,
-                    reason,
-                    successors,
-                    by,
-                };
-                Ok((id, event))
-            })
-            .await;
-        let key = match revoked {
-            Ok(key) => key,
-            Err(refusal) => {
-                for id in made {
-                    self.keys.open.close(id);
-                }
-                return Err(refusal);
-            }
-        };
-        let living = tokio::task::block_in_place(|| self.living(id))?;
-        Ok(RevokedKey { key, living })
-    }
-
-    /// Lists of what is revoked, in PEM, for those who want a backstop: one by each trusted root and
-    /// each trusted issuing CA, as `ssl_crl_file` needs them.
-    ///
-    /// # Errors
-    /// When the requester may not have it.
-    pub async fn revocation_lists(
-        &self,
-        request: &SignedRequest,
-        source: IpAddr,
-    ) -> Result<String, Refusal> {
-        let now = now();
-        let (requester, _) = self
-            .administrator(request, source, AdminAction::ManageKeys, now)
-            .await?;
-        self.read(&requester).await?;
-        let keys = self.keys.now();
-        tokio::task::block_in_place(|| {
-            let x509 = |id: &KeyId| matches!(id.kind, KeyKind::X509Root | KeyKind::X509Issuing);
-            let of_x509 = || keys.keyring.iter().filter(|(id, _)| x509(id));
-            let mut lists = String::new();
-            let trusted = of_x509().filter(|(_, key)| key.state.is_trusted());
-            // A root that is kept elsewhere signs its own.
-            for (id, issuer) in trusted.filter(|(id, _)| self.key_store.has_private(*id)) {
-                let mut revoked = Vec::new();
-                for (_, key) in of_x509().filter(|(_, key)| !key.state.is_trusted()) {
-                    if is_issued_by(&key.public, &issuer.public)? && key.public != issuer.public {
-                        revoked.push((key.public.as_str(), key.since.time));
-                    }
-                }
-                let signer = self.key_store.signer(id)?.signer;
-                let list = revocation_list(&issuer.public, signer, &revoked, now);
-                lists += &list.map_err(|error| {
-                    Refusal::Conflict(format!(
-                        "{id} can't sign a list of revoked certificates: {error}"
-                    ))
-                })?;
-            }
-            Ok(lists)
-        })
-    }
-
     /// One step: checked, logged and taken, with no other in between.
-    async fn step(
+    pub(super) async fn step(
         &self,
         request: &SignedRequest,
         source: IpAddr,
@@ -263,14 +145,14 @@ impl Authority {
                 AdminAction::ManageKeys,
                 |by| {
                     let keys = self.keys.now();
-                    let (id, event) = tokio::task::block_in_place(|| make(&keys, by))?;
-                    self.try_out(&keys, &event)?;
-                    Ok((id, event))
+                    let made = tokio::task::block_in_place(|| make(&keys, by));
+                    made.and_then(|(id, event)| {
+                        self.try_out(&keys, &event)?;
+                        Ok((id, event))
+                    })
+                    .inspect_err(|_| self.keys.close_untrusted())
                 },
-                |event| match event {
-                    Event::CaKeyRevoked { key, .. } => Some(Box::new(self.keys.suspend(*key))),
-                    _ => None,
-                },
+                |event| Some(Box::new(self.keys.stepping(event))),
             )
             .await?;
         let keys = self.keys.now();
@@ -304,13 +186,10 @@ impl Authority {
         } else {
             self.parse(request)?
         };
-        let key = keys
-            .keyring
-            .find(id)
-            .ok_or(crate::keys::NoStep::Unknown(id))?;
+        let key = keys.keyring.find(id).ok_or(NoStep::Unknown(id))?;
         if key.state != from {
             let state = key.state;
-            return Err(crate::keys::NoStep::Stands { id, state }.into());
+            return Err(NoStep::Stands { id, state }.into());
         }
         let waits_for = self.waits_for(keys, id, key, now())?;
         match (waits_for.is_empty(), ask.force) {
@@ -324,12 +203,7 @@ impl Authority {
     }
 
     /// Generates a key of a kind, seals it and opens it for use.
-    fn make_key(
-        &self,
-        keys: &InForce,
-        kind: KeyKind,
-        made: &mut Option<KeyId>,
-    ) -> Result<NewCaKey, Refusal> {
+    pub(super) fn make_key(&self, keys: &InForce, kind: KeyKind) -> Result<NewCaKey, Refusal> {
         let id = keys.keyring.next(kind);
         let opened = match kind {
             KeyKind::SshUser | KeyKind::SshHost => self.key_store.generate(id, ssh_line)?,
@@ -342,19 +216,18 @@ impl Authority {
                     .keyring
                     .active(KeyKind::X509Root)
                     .ok_or_else(|| Refusal::Internal("no root signs".to_owned()))?;
-                return self.make_issuing(keys, &self.root(root)?, made);
+                return self.make_issuing(keys, &self.root(root)?);
             }
             KeyKind::Log | KeyKind::Witness => return Err(not_rotatable(kind)),
         };
-        Ok(self.take_in(id, opened, made))
+        Ok(self.take_in(id, opened))
     }
 
     /// Generates an issuing CA under a root.
-    fn make_issuing(
+    pub(super) fn make_issuing(
         &self,
         keys: &InForce,
         root: &OpenedKey,
-        made: &mut Option<KeyId>,
     ) -> Result<NewCaKey, Refusal> {
         let id = keys.keyring.next(KeyKind::X509Issuing);
         let opened = self.key_store.generate(id, |signer: &Arc<Signer>| {
@@ -363,14 +236,13 @@ impl Authority {
             issuing_certificate(&root.public, root_signer, signer, serial, now())
                 .map_err(InitError::from)
         })?;
-        Ok(self.take_in(id, opened, made))
+        Ok(self.take_in(id, opened))
     }
 
     /// A root signs again only when an issuing CA is made, and is opened for that.
-    fn take_in(&self, id: KeyId, opened: OpenedKey, made: &mut Option<KeyId>) -> NewCaKey {
+    fn take_in(&self, id: KeyId, opened: OpenedKey) -> NewCaKey {
         if id.kind != KeyKind::X509Root {
             self.keys.open.add(id, opened.signer, Timestamp::default());
-            *made = Some(id);
         }
         NewCaKey {
             key: id,
@@ -379,12 +251,7 @@ impl Authority {
     }
 
     /// The issuing CA that a new root brings along: the one that is staged under it, or a new one.
-    fn issuing_under(
-        &self,
-        keys: &InForce,
-        root: KeyId,
-        made: &mut Option<KeyId>,
-    ) -> Result<NewCaKey, Refusal> {
+    fn issuing_under(&self, keys: &InForce, root: KeyId) -> Result<NewCaKey, Refusal> {
         let staged = keys.keyring.staged(KeyKind::X509Issuing);
         if let Some((id, issuing)) = staged.and_then(|id| Some((id, keys.keyring.find(id)?)))
             && let Some(root) = keys.keyring.find(root)
@@ -395,7 +262,7 @@ impl Authority {
                 public: issuing.public.clone(),
             });
         }
-        self.make_issuing(keys, &self.root(root)?, made)
+        self.make_issuing(keys, &self.root(root)?)
     }
 
     /// A root with its private key, when that is here.
@@ -421,162 +288,6 @@ impl Authority {
         let cross = cross_certificate(&old.public, old.signer, &new.public, serial, now())?;
         Ok(Some(cross))
     }
-
-    fn summarize(
-        &self,
-        keys: &InForce,
-        id: KeyId,
-        key: &CaKey,
-        now: Timestamp,
-    ) -> Result<KeySummary, Refusal> {
-        Ok(KeySummary {
-            key: id,
-            state: key.state,
-            since: key.since.time,
-            fingerprint: public_fingerprint(&key.public)?,
-            public: key.public.clone(),
-            last_expiry: keys
-                .last_expiry(id, &self.keys.open)
-                .filter(|last| *last > now),
-            waits_for: self.waits_for(keys, id, key, now)?,
-        })
-    }
-
-    /// What must come before the key's next step is safe.
-    fn waits_for(
-        &self,
-        keys: &InForce,
-        id: KeyId,
-        key: &CaKey,
-        now: Timestamp,
-    ) -> Result<Vec<String>, Refusal> {
-        match key.state {
-            KeyState::Staged => Ok(self.waits_to_sign(id, key, now)),
-            KeyState::Retiring => self.waits_to_retire(keys, id, key, now),
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    /// Whoever asks for a certificate learns what to trust. So when everything has expired that was
-    /// issued before the key was staged, everybody who logs in has asked since.
-    fn waits_to_sign(&self, id: KeyId, key: &CaKey, now: Timestamp) -> Vec<String> {
-        let clients_learn = matches!(id.kind, KeyKind::SshHost | KeyKind::X509Root);
-        let longest = self.policy.roles.iter().map(longest_life).max();
-        let known = key.since.time.plus(longest.unwrap_or_default());
-        let mut waits_for = Vec::new();
-        if clients_learn && known > now {
-            waits_for.push(format!(
-                "until {} for the last who asked for a certificate before it was staged, and may \
-                 not know it yet",
-                known.whole_secs()
-            ));
-        }
-        let hosts = self.unconfirmed(key.since.entry.0, |host| match id.kind {
-            KeyKind::SshUser => host.ssh,
-            KeyKind::X509Root => host.database,
-            // A host's own certificate is for clients, and an issuing CA comes with what it signs.
-            _ => false,
-        });
-        let hosts = hosts.iter();
-        waits_for.extend(hosts.map(|host| format!("for host {host} to confirm that it trusts it")));
-        waits_for
-    }
-
-    fn waits_to_retire(
-        &self,
-        keys: &InForce,
-        id: KeyId,
-        key: &CaKey,
-        now: Timestamp,
-    ) -> Result<Vec<String>, Refusal> {
-        if id.kind == KeyKind::X509Root {
-            let mut below = Vec::new();
-            for (issuing, ca) in keys.keyring.iter() {
-                if issuing.kind == KeyKind::X509Issuing
-                    && ca.state.is_trusted()
-                    && is_issued_by(&ca.public, &key.public)?
-                {
-                    below.push(format!(
-                        "for {issuing}, which stands under it, to be retired"
-                    ));
-                }
-            }
-            return Ok(below);
-        }
-        let last = keys.last_expiry(id, &self.keys.open);
-        Ok(last
-            .filter(|last| *last > now)
-            .map(|last| format!("until {last} for the last certificate that it signed to expire"))
-            .into_iter()
-            .collect())
-    }
-
-    /// What a key signed that is still good, by requester.
-    fn living(&self, id: KeyId) -> Result<Vec<LivingCertificate>, Refusal> {
-        let now = now();
-        let keys = self.keys.now();
-        let Some(key) = keys.keyring.find(id) else {
-            return Ok(Vec::new());
-        };
-        let ca = public_fingerprint(&key.public)?;
-        let filter = Filter {
-            since: Some(now.minus(HostTtl::MAX.duration())),
-            ..Filter::default()
-        };
-        let mut living = BTreeMap::new();
-        let mut from = EntryIndex(0);
-        loop {
-            let found = self.reader.list(
-                &Filter {
-                    from,
-                    ..filter.clone()
-                },
-                PAGE,
-            )?;
-            for (index, body) in found.entries {
-                // Much cheaper to tell than what an entry says; JSON escapes nothing of it.
-                if !body.contains(&ca) {
-                    continue;
-                }
-                let entry: Entry = serde_json::from_str(&body)
-                    .map_err(|error| Refusal::Internal(format!("entry {index}: {error}")))?;
-                if let Some(certificate) = entry.event.certificate()
-                    && certificate.ca == ca
-                    && certificate.valid_before > now
-                {
-                    let requester = entry.event.requester().cloned();
-                    living.insert((requester, index), certificate.clone());
-                }
-            }
-            match found.next {
-                Some(next) => from = next,
-                None => break,
-            }
-        }
-        let living = living.into_iter();
-        Ok(living
-            .map(|((requester, entry), certificate)| LivingCertificate {
-                requester,
-                entry,
-                serial: certificate.serial,
-                key_id: certificate.key_id,
-                valid_before: certificate.valid_before,
-            })
-            .collect())
-    }
-}
-
-/// Whether an issuing CA comes with what is new.
-fn signs_for_hosts(successors: &[NewCaKey]) -> bool {
-    let mut kinds = successors.iter().map(|new| new.key.kind);
-    kinds.any(|kind| kind == KeyKind::X509Root)
-}
-
-/// How many entries are read at a time.
-const PAGE: usize = 1000;
-
-fn longest_life(role: &Role) -> std::time::Duration {
-    role.max_ttl.duration()
 }
 
 /// The root that can vouch for a new one: the one that signs, or another that is still trusted, and
@@ -624,7 +335,7 @@ fn not_rotatable(kind: KeyKind) -> Refusal {
     Refusal::Conflict(format!("the {kind} key is not rotated"))
 }
 
-fn named(id: &str) -> Result<KeyId, Refusal> {
+pub(super) fn named(id: &str) -> Result<KeyId, Refusal> {
     id.parse().map_err(|_| {
         let id: String = id.chars().take(64).collect();
         Refusal::NotFound(format!(
@@ -633,20 +344,20 @@ fn named(id: &str) -> Result<KeyId, Refusal> {
     })
 }
 
-impl From<crate::keys::NoStep> for Refusal {
-    fn from(why: crate::keys::NoStep) -> Self {
+impl From<NoStep> for Refusal {
+    fn from(why: NoStep) -> Self {
         match why {
-            crate::keys::NoStep::Unknown(_) => Self::NotFound(why.to_string()),
+            NoStep::Unknown(_) => Self::NotFound(why.to_string()),
             _ => Self::Conflict(why.to_string()),
         }
     }
 }
 
-impl From<super::in_force::StepError> for Refusal {
-    fn from(error: super::in_force::StepError) -> Self {
+impl From<StepError> for Refusal {
+    fn from(error: StepError) -> Self {
         match error {
-            super::in_force::StepError::NoStep(why) => why.into(),
-            super::in_force::StepError::Certificate(error) => error.into(),
+            StepError::NoStep(why) => why.into(),
+            StepError::Certificate(error) => error.into(),
         }
     }
 }
@@ -657,9 +368,8 @@ impl From<InitError> for Refusal {
     }
 }
 
-impl From<crate::keys::StoreError> for Refusal {
-    fn from(error: crate::keys::StoreError) -> Self {
-        use crate::keys::{SignError, StoreError};
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
         match error {
             StoreError::NotMade(error) => error.into(),
             StoreError::Token { source, .. } => SignError::Token(source).into(),

@@ -109,6 +109,35 @@ impl ClientArgs {
     }
 }
 
+/// What each of them takes that prints something.
+#[derive(Args)]
+struct Shown {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+impl Shown {
+    fn open(&self) -> Result<crate::client::Api, Failure> {
+        Ok(self.client.open()?.1)
+    }
+
+    /// Prints for people or for programs.
+    fn print<T: serde::Serialize>(
+        &self,
+        what: &T,
+        in_words: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        if self.json {
+            output::print_json(what)
+        } else {
+            output::print(in_words(what))
+        }
+    }
+}
+
 /// Runs what the arguments say.
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::ClientArgs;
 use super::failure::Failure;
 use super::output::{Facts, Table, both, print, print_json};
+use super::{ClientArgs, Shown};
 use crate::certificate::{check_ssh_key, parse_public_key};
-use crate::client::{Api, Query};
+use crate::client::Query;
 use crate::model::{GroupName, NewKey, NewUser, UserName, UserSummary};
 
 /// Say who may ask at all
@@ -125,29 +125,6 @@ pub(super) struct KeyRemove {
     shown: Shown,
 }
 
-#[derive(clap::Args)]
-struct Shown {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    client: ClientArgs,
-}
-
-impl Shown {
-    fn open(&self) -> Result<Api, Failure> {
-        Ok(self.client.open()?.1)
-    }
-
-    fn user(&self, user: &UserSummary) -> Result<(), Failure> {
-        if self.json {
-            print_json(user)
-        } else {
-            print(in_words(user))
-        }
-    }
-}
-
 pub(super) fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Add(args) => {
@@ -158,22 +135,23 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
                 groups: args.groups,
             };
             args.shown
-                .user(&args.shown.open()?.post("/v1/users", &new)?)
+                .print(&args.shown.open()?.post("/v1/users", &new)?, in_words)
         }
         Command::List(args) => list(&args.shown),
         Command::Show(args) => {
             let target = target(&args.name, &[]);
-            args.shown.user(&args.shown.open()?.get(target.as_str())?)
+            args.shown
+                .print(&args.shown.open()?.get(target.as_str())?, in_words)
         }
         Command::Disable(args) => {
             let target = target(&args.name, &["disable"]);
             args.shown
-                .user(&args.shown.open()?.post_nothing(target.as_str())?)
+                .print(&args.shown.open()?.post_nothing(target.as_str())?, in_words)
         }
         Command::Enable(args) => {
             let target = target(&args.name, &["enable"]);
             args.shown
-                .user(&args.shown.open()?.post_nothing(target.as_str())?)
+                .print(&args.shown.open()?.post_nothing(target.as_str())?, in_words)
         }
         Command::Remove(args) => {
             args.client
@@ -188,13 +166,14 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             };
             let target = target(&args.name, &["keys"]);
             args.shown
-                .user(&args.shown.open()?.post(target.as_str(), &new)?)
+                .print(&args.shown.open()?.post(target.as_str(), &new)?, in_words)
         }
         Command::Key(KeyCommand::Remove(args)) => {
             let key = target(&args.name, &["keys", &args.fingerprint]);
             let api = args.shown.open()?;
             api.delete(key.as_str())?;
-            args.shown.user(&api.get(target(&args.name, &[]).as_str())?)
+            args.shown
+                .print(&api.get(target(&args.name, &[]).as_str())?, in_words)
         }
     }
 }

@@ -5,15 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, PeerIncompatible,
-    RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore};
 
 use super::api::{self, tls13_provider, untrusted};
+use super::verifier::{CertificateRule, RuleVerifier};
 use super::{
     ApiError, ConfigFolder, Connection, FileError, KeyError, Pin, ServerUrl, SigningKey, agent,
 };
@@ -104,10 +102,13 @@ fn pinned_root(url: &ServerUrl, pin: &Pin) -> Result<String, ConnectError> {
         why: error.to_string(),
     };
     let provider = Arc::new(tls13_provider());
-    let verifier = Arc::new(PinVerifier {
-        pin: pin.clone(),
+    let verifier = Arc::new(RuleVerifier {
+        rule: PinRule {
+            pin: pin.clone(),
+            provider: Arc::clone(&provider),
+            seen: Mutex::new(Seen::default()),
+        },
         provider: Arc::clone(&provider),
-        seen: Mutex::new(Seen::default()),
     });
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -122,7 +123,8 @@ fn pinned_root(url: &ServerUrl, pin: &Pin) -> Result<String, ConnectError> {
     let mut tcp = open(url).map_err(unreachable)?;
     let shaken = tls.complete_io(&mut tcp);
 
-    let seen = verifier.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let seen = &verifier.rule.seen;
+    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
     if let Err(error) = shaken {
         if let Some(shown) = seen.other.clone() {
             return Err(ConnectError::OtherCa {
@@ -184,7 +186,7 @@ fn pem(certificate: &CertificateDer<'_>) -> String {
 /// Takes a server whose chain holds the pinned certificate and leads to it. Nothing else is
 /// relaxed: names, times, usages and signatures are checked as for any root.
 #[derive(Debug)]
-struct PinVerifier {
+struct PinRule {
     pin: Pin,
     provider: Arc<CryptoProvider>,
     seen: Mutex<Seen>,
@@ -198,15 +200,14 @@ struct Seen {
     other: Option<String>,
 }
 
-impl ServerCertVerifier for PinVerifier {
-    fn verify_server_cert(
+impl CertificateRule for PinRule {
+    fn check(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
+    ) -> Result<(), rustls::Error> {
         let pinned = intermediates
             .iter()
             .find(|one| fingerprint(one) == self.pin.as_str());
@@ -223,41 +224,12 @@ impl ServerCertVerifier for PinVerifier {
         WebPkiServerVerifier::builder_with_provider(roots.into(), Arc::clone(&self.provider))
             .build()
             .map_err(|error| rustls::Error::General(error.to_string()))?
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+            .verify_server_cert(end_entity, intermediates, server_name, &[], now)?;
         self.seen
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .root = Some(pinned.clone().into_owned());
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(PeerIncompatible::Tls12NotOffered.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        Ok(())
     }
 }
 

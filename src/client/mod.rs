@@ -19,6 +19,7 @@ mod runtime;
 mod session;
 mod subject;
 mod url;
+mod verifier;
 
 pub use api::{Api, ApiError, Query, Skew, signed_trust};
 pub use config::{ConfigError, ConfigFolder, Connection};
@@ -34,6 +35,7 @@ pub use runtime::RuntimeError;
 pub use session::{Ask, Session, SessionError, Sessions};
 pub use subject::{Subject, SubjectKeyError};
 pub use url::{Pin, ServerUrl};
+pub use verifier::{CertificateRule, RuleVerifier};
 
 use std::path::Path;
 use std::time::SystemTime;

@@ -10,18 +10,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustls::client::ResolvesClientCert;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName, SignatureScheme,
-};
+use rustls::{ClientConfig, ClientConnection, SignatureScheme};
 
 use super::HostError;
 use super::change::Change;
 use super::settings::PostgresSettings;
+use crate::client::{CertificateRule, RuleVerifier};
 use crate::model::TrustBundle;
 
 /// How long a reload may take.
@@ -72,9 +69,9 @@ impl PostgresSettings {
             format!("{}\n{include}\n", config.trim_end())
         };
         Ok(vec![
-            Change::public(self.root(), trust.x509.concat()).of(self.owner()),
-            Change::public(self.config_part(), part).of(self.owner()),
-            Change::public(self.config.clone(), config).of(self.owner()),
+            Change::public(self.root(), trust.x509.concat()),
+            Change::public(self.config_part(), part),
+            Change::public(self.config.clone(), config),
         ])
     }
 
@@ -203,7 +200,7 @@ fn subject(pem: &str) -> Option<Vec<u8>> {
 }
 
 /// What a server shows of itself in a handshake.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Shown {
     certificate: Option<CertificateDer<'static>>,
     /// The subjects of the CAs that it takes certificates of, in DER.
@@ -211,11 +208,8 @@ struct Shown {
 }
 
 /// Looks at everything, trusts nothing, and sends nothing.
-#[derive(Debug)]
-struct Onlooker {
-    provider: CryptoProvider,
-    shown: Mutex<(Option<CertificateDer<'static>>, Vec<Vec<u8>>)>,
-}
+#[derive(Debug, Default)]
+struct Onlooker(Mutex<Shown>);
 
 fn shown(address: &str, port: u16) -> io::Result<Shown> {
     let target = (address, port).to_socket_addrs()?.next();
@@ -229,70 +223,38 @@ fn shown(address: &str, port: u16) -> io::Result<Shown> {
     if answer != *b"S" {
         return Err(io::Error::other("it does not speak TLS"));
     }
-    let onlooker = Arc::new(Onlooker {
-        provider: rustls::crypto::ring::default_provider(),
-        shown: Mutex::default(),
-    });
-    let config = ClientConfig::builder_with_provider(Arc::new(onlooker.provider.clone()))
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let onlooker = Arc::new(Onlooker::default());
+    let verifier = RuleVerifier {
+        rule: Arc::clone(&onlooker),
+        provider: Arc::clone(&provider),
+    };
+    let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(io::Error::other)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::clone(&onlooker) as _)
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::clone(&onlooker) as _);
     let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
     let mut tls = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
     while tls.is_handshaking() {
         tls.complete_io(&mut tcp)?;
     }
-    let shown = &onlooker.shown;
-    let (certificate, authorities) =
-        std::mem::take(&mut *shown.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(Shown {
-        certificate,
-        authorities,
-    })
+    let mut shown = onlooker.0.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(std::mem::take(&mut *shown))
 }
 
-impl ServerCertVerifier for Onlooker {
-    fn verify_server_cert(
+impl CertificateRule for Arc<Onlooker> {
+    fn check(
         &self,
         end_entity: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
-        _: &[u8],
         _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.0 = Some(end_entity.clone().into_owned());
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::PeerIncompatible::Tls12NotOffered.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        algorithms.supported_schemes()
-    }
-
-    fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
-        None
+    ) -> Result<(), rustls::Error> {
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.certificate = Some(end_entity.clone().into_owned());
+        Ok(())
     }
 }
 
@@ -302,8 +264,8 @@ impl ResolvesClientCert for Onlooker {
         root_hint_subjects: &[&[u8]],
         _: &[SignatureScheme],
     ) -> Option<Arc<CertifiedKey>> {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.1 = root_hint_subjects
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.authorities = root_hint_subjects
             .iter()
             .map(|name| name.to_vec())
             .collect();

@@ -108,16 +108,24 @@ pub fn sync(folder: &Path, dry: bool) -> Result<Synced, HostError> {
         known => known?,
     };
     let trust = trusted(&api, &settings, &known.trust)?;
-    let mut synced = Synced {
-        trust: trust.version,
-        ..Synced::default()
+    let mut round = Round {
+        state: &state,
+        api: &api,
+        known: &known,
+        trust: &trust,
+        dry,
+        synced: Synced {
+            trust: trust.version,
+            ..Synced::default()
+        },
     };
     if let Some(ssh) = settings.ssh.as_ref().filter(|_| known.ssh) {
-        sync_ssh(&state, &api, ssh, &known, &trust, dry, &mut synced)?;
+        round.sync_ssh(ssh)?;
     }
     if let Some(postgres) = settings.postgres.as_ref().filter(|_| known.database) {
-        sync_postgres(&state, &api, postgres, &known, &trust, dry, &mut synced)?;
+        round.sync_postgres(postgres)?;
     }
+    let synced = round.synced;
     if dry {
         return Ok(synced);
     }
@@ -213,117 +221,111 @@ fn trusted(api: &Api, settings: &Settings, signed: &SignedTrust) -> Result<Trust
     Ok(trust)
 }
 
-fn sync_ssh(
-    state: &State,
-    api: &Api,
-    ssh: &SshSettings,
-    known: &HostState,
-    trust: &TrustBundle,
+/// One time that a host is brought up to date.
+struct Round<'a> {
+    state: &'a State,
+    api: &'a Api,
+    known: &'a HostState,
+    trust: &'a TrustBundle,
+    /// Nothing is changed.
     dry: bool,
-    synced: &mut Synced,
-) -> Result<(), HostError> {
-    let mut changes = Vec::new();
-    let there = fs::read_to_string(ssh.certificate()).ok();
-    let there = there.and_then(|line| ssh_life(&line, &known.ssh_host_ca, &ssh.public_key().ok()?));
-    match there {
-        Some(good_until) => note_life(synced, good_until),
-        None if dry => changes.push(Change::public(ssh.certificate(), "")),
-        None => {
-            let subject = HostSubject {
-                subject: ssh.public_key()?,
-            };
-            let answer: CertificateAnswer = api.post("/v1/host/certificates/ssh", &subject)?;
-            note_life(synced, answer.valid_before);
-            let line = format!("{}\n", answer.certificate.trim_end());
-            changes.push(Change::public(ssh.certificate(), line));
-        }
-    }
-    changes.extend(ssh.changes(trust, known)?);
-    if !note(synced, &changes)? || dry {
-        return Ok(());
-    }
-    // Read anew for each connection: all but the configuration itself.
-    let configured = ssh.is_configured();
-    let undo = change::make(state, &changes)?;
-    let put = ssh.check().and_then(|()| {
-        if !configured {
-            ssh.reload()?;
-        }
-        ssh.have_in_force(!configured)
-    });
-    if put.is_err() {
-        change::undo_all(undo);
-    }
-    put
+    synced: Synced,
 }
 
-fn sync_postgres(
-    state: &State,
-    api: &Api,
-    postgres: &PostgresSettings,
-    known: &HostState,
-    trust: &TrustBundle,
-    dry: bool,
-    synced: &mut Synced,
-) -> Result<(), HostError> {
-    let mut changes = Vec::new();
-    match postgres
-        .certified()
-        .and_then(|pem| tls_life(&pem, &known.x509_ca))
-    {
-        Some(good_until) => note_life(synced, good_until),
-        None if dry => changes.push(Change::public(postgres.certificate(), "")),
-        None => {
-            let key = Subject::fresh_x509()?;
-            let subject = HostSubject {
-                subject: key.csr()?,
-            };
-            let answer: CertificateAnswer = api.post("/v1/host/certificates/tls", &subject)?;
-            note_life(synced, answer.valid_before);
-            if let Some(private) = key.private_part()? {
-                let private = Change::public(postgres.key(), private.as_bytes());
-                changes.push(private.private().of(postgres.owner()));
+impl Round<'_> {
+    fn sync_ssh(&mut self, ssh: &SshSettings) -> Result<(), HostError> {
+        let mut changes = Vec::new();
+        let ca = &self.known.ssh_host_ca;
+        let there = fs::read_to_string(ssh.certificate()).ok();
+        match there.and_then(|line| ssh_life(&line, ca, &ssh.public_key().ok()?)) {
+            Some(good_until) => self.note_life(good_until),
+            None if self.dry => changes.push(Change::public(ssh.certificate(), "")),
+            None => {
+                let line = self.certify("ssh", ssh.public_key()?)?;
+                let line = format!("{}\n", line.trim_end());
+                changes.push(Change::public(ssh.certificate(), line));
             }
-            changes.push(
-                Change::public(postgres.certificate(), answer.certificate).of(postgres.owner()),
-            );
         }
-    }
-    changes.extend(postgres.changes(trust)?);
-    let anything = note(synced, &changes)?;
-    if dry {
-        return Ok(());
-    }
-    let undo = change::make(state, &changes)?;
-    let put = (|| {
-        if anything {
-            postgres.reload()?;
+        changes.extend(ssh.changes(self.trust, self.known)?);
+        if !self.note(&changes)? || self.dry {
+            return Ok(());
         }
-        postgres.wait_until_in_force(trust)
-    })();
-    if put.is_err() {
-        change::undo_all(undo);
-        postgres.reload().ok();
+        // Read anew for each connection: all but the configuration itself.
+        let configured = ssh.is_configured();
+        let undo = change::make(self.state, &changes)?;
+        let put = ssh.check().and_then(|()| {
+            if !configured {
+                ssh.reload()?;
+            }
+            ssh.have_in_force(!configured)
+        });
+        if put.is_err() {
+            change::undo_all(undo);
+        }
+        put
     }
-    put
-}
 
-/// Notes what changes do. Whether they do anything.
-fn note(synced: &mut Synced, changes: &[Change]) -> Result<bool, HostError> {
-    let mut anything = false;
-    for change in changes {
-        let what = change.what()?;
-        anything |= what != What::Nothing;
-        synced.files.push((change.path.clone(), what));
+    fn sync_postgres(&mut self, postgres: &PostgresSettings) -> Result<(), HostError> {
+        let mut changes = Vec::new();
+        let there = postgres.certified();
+        match there.and_then(|pem| tls_life(&pem, &self.known.x509_ca)) {
+            Some(good_until) => self.note_life(good_until),
+            None if self.dry => changes.push(Change::public(postgres.certificate(), "")),
+            None => {
+                let key = Subject::fresh_x509()?;
+                let certificate = self.certify("tls", key.csr()?)?;
+                if let Some(private) = key.private_part()? {
+                    changes.push(Change::public(postgres.key(), private.as_bytes()).private());
+                }
+                changes.push(Change::public(postgres.certificate(), certificate));
+            }
+        }
+        changes.extend(postgres.changes(self.trust)?);
+        let changes: Vec<Change> = changes
+            .into_iter()
+            .map(|change| change.of(postgres.owner()))
+            .collect();
+        let anything = self.note(&changes)?;
+        if self.dry {
+            return Ok(());
+        }
+        let undo = change::make(self.state, &changes)?;
+        let put = (|| {
+            if anything {
+                postgres.reload()?;
+            }
+            postgres.wait_until_in_force(self.trust)
+        })();
+        if put.is_err() {
+            change::undo_all(undo);
+            postgres.reload().ok();
+        }
+        put
     }
-    Ok(anything)
-}
 
-fn note_life(synced: &mut Synced, good_until: Timestamp) {
-    let earliest = synced
-        .good_until
-        .map_or(good_until, |other| other.min(good_until));
-    synced.good_until = Some(earliest);
+    /// Has the CA certify a key of the host's.
+    fn certify(&mut self, kind: &str, subject: String) -> Result<String, HostError> {
+        let target = format!("/v1/host/certificates/{kind}");
+        let answer: CertificateAnswer = self.api.post(&target, &HostSubject { subject })?;
+        self.note_life(answer.valid_before);
+        Ok(answer.certificate)
+    }
+
+    /// Notes what changes do. Whether they do anything.
+    fn note(&mut self, changes: &[Change]) -> Result<bool, HostError> {
+        let mut anything = false;
+        for change in changes {
+            let what = change.what()?;
+            anything |= what != What::Nothing;
+            self.synced.files.push((change.path.clone(), what));
+        }
+        Ok(anything)
+    }
+
+    fn note_life(&mut self, good_until: Timestamp) {
+        let earliest = self.synced.good_until.unwrap_or(good_until);
+        self.synced.good_until = Some(earliest.min(good_until));
+    }
 }
 
 /// Until when an SSH certificate is good that need not be renewed: it is that CA key's, for that

@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use super::{DatabaseUser, Invalid, PrincipalName, Purpose, ReasonRule, RoleName, Ttl};
+use super::{DatabaseUser, HostName, Invalid, PrincipalName, Purpose, ReasonRule, RoleName, Ttl};
 
 /// A named, bounded kind of access. Nothing in a request can widen it.
 #[derive(Clone, Debug)]
@@ -54,8 +54,20 @@ pub struct SshAccess {
     pub force_command: Option<String>,
     /// From where the certificate can be used.
     pub source_address: SourceAddress,
-    /// Where it is meant to be used: a hint for people.
+    /// Patterns of the hosts that it opens, where they keep themselves up to date; for others a hint
+    /// for people. A `*` stands for any characters.
     pub hosts: Vec<String>,
+}
+
+impl SshAccess {
+    /// Whether it is meant for a host with one of these names.
+    pub fn is_for<'a>(&self, names: impl IntoIterator<Item = &'a HostName>) -> bool {
+        let is_named = |name: &HostName| {
+            let mut patterns = self.hosts.iter();
+            patterns.any(|pattern| matches(pattern, name.as_str()))
+        };
+        names.into_iter().any(is_named)
+    }
 }
 
 /// The database side of a role.
@@ -135,5 +147,71 @@ impl FromStr for SshExtension {
 impl fmt::Display for SshExtension {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// Whether a name matches a pattern.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((before, mut rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(mut name) = name.strip_prefix(before) else {
+        return false;
+    };
+    // The leftmost place for each part leaves the most room for those after it.
+    while let Some((part, after)) = rest.split_once('*') {
+        let Some((_, behind)) = name.split_once(part) else {
+            return false;
+        };
+        (rest, name) = (after, behind);
+    }
+    name.ends_with(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        for (pattern, name) in [
+            ("web-1", "web-1"),
+            ("web-*", "web-1"),
+            ("web-*", "web-"),
+            ("*", "anything.example.org"),
+            ("*.example.org", "a.b.example.org"),
+            ("web-*.example.org", "web-1.example.org"),
+            ("a*b*c", "a-b-b-c"),
+        ] {
+            assert!(matches(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [
+            ("web-*", "web"),
+            ("web-*", "my-web-1"),
+            ("web-1", "web-11"),
+            ("*.example.org", "example.org"),
+            ("a*a", "a"),
+            ("a*b*c", "a-c-b"),
+            ("", "a"),
+        ] {
+            assert!(!matches(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_stands_for_a_star_matches(
+            parts in proptest::collection::vec("[a-c]{0,3}", 1..4),
+            filled in proptest::collection::vec("[a-c]{0,3}", 3),
+        ) {
+            let mut name = parts[0].clone();
+            for (part, fill) in parts[1..].iter().zip(&filled) {
+                name += fill;
+                name += part;
+            }
+            prop_assert!(matches(&parts.join("*"), &name));
+        }
     }
 }

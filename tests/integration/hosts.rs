@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::support::{Ca, Folder, Host, Person, Ran, Sshd, is_root, run, wait_until};
+use crate::support::{Ca, Folder, Home, Host, Person, Ran, Sshd, is_root, run, wait_until};
 
 fn login(bob: &Person, sshd: &Sshd) -> Ran {
     let ask = "ssh --role server-operator --purpose incident --reason x --";
@@ -480,4 +480,40 @@ fn of_two_that_come_with_one_token_at_once_one_joins() {
         "{joined:?}"
     );
     assert_eq!(ca.home.entries("host-joined").len(), 1);
+}
+
+#[test]
+fn a_trust_bundle_that_the_logs_key_did_not_sign_is_not_taken() {
+    let ca = Ca::start();
+    let host = Host::with_sshd("app-1");
+    host.take_in(&ca, &[]);
+    // As for a host that joined a CA which somebody else now plays.
+    let other = fs::read_to_string(Home::of_another_ca().path().join("keys/log-1.vkey")).unwrap();
+    let path = host.folder.join("state/client.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let own = text
+        .lines()
+        .find(|line| line.starts_with("log_key"))
+        .unwrap();
+    fs::write(
+        &path,
+        text.replace(own, &format!("log_key = {:?}", other.trim())),
+    )
+    .unwrap();
+    let before = files(host.sshd.as_ref().unwrap().folder.path());
+    ca.admin().hallpass(["key", "rotate", "ssh-user"]).ok();
+    let refused = host.sync();
+    assert_eq!(refused.code, 76, "{refused:?}");
+    assert!(
+        refused.err.contains("is not signed by its log's key"),
+        "{refused:?}"
+    );
+    assert_eq!(files(host.sshd.as_ref().unwrap().folder.path()), before);
+    // Nor when nobody there shows a certificate that it trusts.
+    ca.admin()
+        .hallpass(["key", "revoke", "x509-root-1", "--reason", "x"])
+        .ok();
+    let refused = host.sync();
+    assert_eq!(refused.code, 76, "{refused:?}");
+    assert_eq!(files(host.sshd.as_ref().unwrap().folder.path()), before);
 }

@@ -1,18 +1,16 @@
 //! What a stock PostgreSQL refuses. Each certificate but one differs in one thing only from one
 //! that opens the door.
 
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hallpass::certificate::{ClientGrant, CsrSubject, IssuingCa, Validity};
+use hallpass::certificate::{IssuingCa, Validity};
 use hallpass::client::now;
-use hallpass::keys::{KeyStore, Passphrase};
-use hallpass::model::{EntryIndex, Serial};
 use hallpass::model::{KeyId, KeyKind};
-use zeroize::Zeroizing;
 
-use crate::support::{Ca, Folder, Home, P256, PASSPHRASE, Postgres, Ran, make_csr, wait_until};
+use crate::support::{
+    Ca, Folder, Home, Postgres, Ran, Thief, client_key, forge_client, wait_until,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -24,32 +22,14 @@ struct Forger {
 
 impl Forger {
     fn with(home: &Home) -> Self {
-        let passphrase = Passphrase::new(Zeroizing::new(PASSPHRASE.to_owned())).unwrap();
-        let keys = KeyStore::open(&home.path().join("keys"), &passphrase).unwrap();
-        let issuing = keys.signer(KeyId::first(KeyKind::X509Issuing)).unwrap();
-        let folder = Folder::new();
-        make_csr(&folder, "client", &P256, &[]);
         Self {
-            ca: IssuingCa::new(&issuing.public, issuing.signer).unwrap(),
-            folder,
+            ca: Thief::of(home).issuing(KeyId::first(KeyKind::X509Issuing)),
+            folder: client_key(),
         }
     }
 
     fn certificate(&self, user: &str, validity: Validity) -> PathBuf {
-        let csr = fs::read_to_string(self.folder.join("client.csr")).unwrap();
-        let grant = ClientGrant {
-            subject: &CsrSubject::from_pem(&csr).unwrap(),
-            serial: Serial::new(7).unwrap(),
-            entry: EntryIndex(7),
-            requester: &"mallory".parse().unwrap(),
-            role: &"patients-read".parse().unwrap(),
-            purpose: &"incident".parse().unwrap(),
-            user: &user.parse().unwrap(),
-            validity,
-        };
-        let leaf = self.ca.client_certificate(&grant).unwrap();
-        self.folder
-            .write("certificate", leaf + self.ca.certificate_pem())
+        forge_client(&self.ca, &self.folder, user, validity)
     }
 }
 

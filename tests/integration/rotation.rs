@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Ca, Person, Postgres, Ran, Sshd, short_lived, wait_until};
+use crate::support::{Ca, Person, Postgres, Ran, Sshd, short_lived, under_load, wait_until};
 
 /// The states of a kind's keys, by number.
 fn states(admin: &Person, kind: &str) -> Vec<String> {
@@ -357,4 +357,45 @@ fn what_is_locked_is_issued_to_nobody_from_the_lock_on() {
     let ca = Ca::at(ca.kill(), &address);
     assert_eq!(ask(&bob).code, 77);
     drop(ca);
+}
+
+#[test]
+fn nothing_of_a_revoked_key_is_in_the_log_after_it_was_revoked() {
+    let ca = Ca::start();
+    let (admin, bob) = (ca.admin(), ca.enrol("bob", &["on-call"]));
+    for number in 1..=5 {
+        under_load(&ca, &bob, || {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            let key = format!("ssh-user-{number}");
+            admin
+                .hallpass(["key", "revoke", &key, "--reason", "x"])
+                .ok();
+            std::thread::sleep(std::time::Duration::from_millis(300));
+        });
+    }
+    let (mut current, mut issued) = (None, 0);
+    for entry in ca.home.log() {
+        let event = &entry["event"];
+        match event["kind"].as_str().unwrap() {
+            "ca-key-revoked" => current = None,
+            "certificate-issued" => {
+                let ca = event["certificate"]["ca"].as_str().unwrap().to_owned();
+                let signs = current.get_or_insert_with(|| ca.clone());
+                assert_eq!(*signs, ca, "{entry}");
+                issued += 1;
+            }
+            _ => {}
+        }
+    }
+    let cas: std::collections::BTreeSet<String> = ca
+        .home
+        .entries("certificate-issued")
+        .iter()
+        .map(|entry| entry["event"]["certificate"]["ca"].to_string())
+        .collect();
+    assert!(
+        cas.len() >= 5 && issued > 50,
+        "{} keys, {issued} certificates",
+        cas.len()
+    );
 }

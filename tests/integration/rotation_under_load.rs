@@ -8,15 +8,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hallpass::certificate::{ClientGrant, CsrSubject, IssuingCa, SshCa, SshUserGrant, Validity};
+use hallpass::certificate::Validity;
 use hallpass::client::now;
-use hallpass::keys::{KeyStore, Passphrase};
-use hallpass::model::{EntryIndex, KeyId, KeyKind, Serial};
+use hallpass::model::{KeyId, KeyKind};
 use serde_json::Value;
-use zeroize::Zeroizing;
 
 use crate::support::{
-    Agent, Ca, Folder, Home, Host, P256, PASSPHRASE, Person, Ran, make_csr, short_lived,
+    Agent, Ca, Host, Person, Ran, Thief, client_key, forge_client, forge_ssh, short_lived,
 };
 
 const CLIENTS: usize = 20;
@@ -101,10 +99,10 @@ fn no_login_fails_and_afterwards_no_old_key_opens_anything() {
         !states.contains("retiring") && !states.contains("staged"),
         "{states}"
     );
-    let (bob, thief) = (&people[0], Thief::new(&ca.home));
+    let (bob, thief) = (&people[0], Thief::of(&ca.home));
     for (id, is_active) in keys(&admin, KeyKind::SshUser) {
         for host in &servers {
-            let tried = thief.ssh(id, host);
+            let tried = try_ssh(&thief, id, host);
             assert_eq!(tried.code == 0, is_active, "{id}: {tried:?}");
         }
     }
@@ -112,7 +110,7 @@ fn no_login_fails_and_afterwards_no_old_key_opens_anything() {
     let known = fs::read_to_string(bob.folder.join("config/known_hosts")).unwrap();
     assert_eq!(known.lines().count(), 1, "the new key alone: {known}");
     for (id, is_active) in keys(&admin, KeyKind::X509Issuing) {
-        let tried = thief.psql(id, &database);
+        let tried = try_psql(&thief, id, &database);
         assert_eq!(tried.code == 0, is_active, "{id}: {tried:?}");
     }
     let verified = admin.hallpass([
@@ -192,76 +190,27 @@ fn rotate(ca: &Mutex<Option<Ca>>, address: &str, admin: &Person, kind: &str) -> 
     false
 }
 
-/// Somebody who has the CA's keys of all times.
-struct Thief {
-    keys: KeyStore,
-    person: Person,
-    folder: Folder,
+/// Tries a user certificate by one of the CA's keys.
+fn try_ssh(thief: &Thief, id: KeyId, host: &Host) -> Ran {
+    let person = Person::stranger();
+    let certificate = forge_ssh(&thief.ssh(id), &person, "operator", &[], an_hour());
+    person.folder.write("key-cert.pub", certificate);
+    let agent = Agent::start();
+    agent.add(&person.folder.join("key"));
+    agent.run(&mut host.sshd.as_ref().unwrap().ssh::<&str>([]))
 }
 
-impl Thief {
-    fn new(home: &Home) -> Self {
-        let passphrase = Passphrase::new(Zeroizing::new(PASSPHRASE.to_owned())).unwrap();
-        let folder = Folder::new();
-        make_csr(&folder, "client", &P256, &[]);
-        Self {
-            keys: KeyStore::open(&home.path().join("keys"), &passphrase).unwrap(),
-            person: Person::stranger(),
-            folder,
-        }
-    }
+/// Tries a client certificate by one of the CA's keys.
+fn try_psql(thief: &Thief, id: KeyId, host: &Host) -> Ran {
+    let folder = client_key();
+    let certificate = forge_client(&thief.issuing(id), &folder, "patients_read", an_hour());
+    let postgres = host.postgres.as_ref().unwrap();
+    let root = postgres.folder.join("data/hallpass_root.pem");
+    let root = folder.write("root", fs::read(root).unwrap());
+    let key = folder.join("client.key");
+    postgres.psql("patients_read", &certificate, &key, &root)
+}
 
-    fn validity() -> Validity {
-        Validity::person(now(), "1h".parse().unwrap())
-    }
-
-    fn ssh(&self, id: KeyId, host: &Host) -> Ran {
-        let ca = SshCa::new(self.keys.signer(id).unwrap().signer).unwrap();
-        let grant = SshUserGrant {
-            subject: self.person.key.public_key().key_data(),
-            serial: Serial::new(7).unwrap(),
-            entry: EntryIndex(7),
-            requester: &"mallory".parse().unwrap(),
-            role: &"server-operator".parse().unwrap(),
-            purpose: &"incident".parse().unwrap(),
-            principals: &["operator".parse().unwrap()],
-            extensions: &[],
-            force_command: None,
-            source_addresses: &[],
-            validity: Self::validity(),
-            nonce: [7; 32],
-        };
-        let certificate = ca.user_certificate(&grant).unwrap();
-        self.person.folder.write("key-cert.pub", certificate);
-        let agent = Agent::start();
-        agent.add(&self.person.folder.join("key"));
-        agent.run(&mut host.sshd.as_ref().unwrap().ssh::<&str>([]))
-    }
-
-    fn psql(&self, id: KeyId, host: &Host) -> Ran {
-        let issuing = self.keys.signer(id).unwrap();
-        let ca = IssuingCa::new(&issuing.public, issuing.signer).unwrap();
-        let csr = fs::read_to_string(self.folder.join("client.csr")).unwrap();
-        let grant = ClientGrant {
-            subject: &CsrSubject::from_pem(&csr).unwrap(),
-            serial: Serial::new(7).unwrap(),
-            entry: EntryIndex(7),
-            requester: &"mallory".parse().unwrap(),
-            role: &"patients-read".parse().unwrap(),
-            purpose: &"incident".parse().unwrap(),
-            user: &"patients_read".parse().unwrap(),
-            validity: Self::validity(),
-        };
-        let chain = ca.client_certificate(&grant).unwrap() + ca.certificate_pem();
-        let certificate = self.folder.write("certificate", chain);
-        let postgres = host.postgres.as_ref().unwrap();
-        let root = postgres.folder.join("data/hallpass_root.pem");
-        let root = self.folder.write("root", fs::read(root).unwrap());
-        postgres.psql(
-            "patients_read",
-            &certificate,
-            &self.folder.join("client.key"),
-            &root,
-        )
-    }
+fn an_hour() -> Validity {
+    Validity::person(now(), "1h".parse().unwrap())
 }

@@ -4,15 +4,12 @@
 use std::fs;
 use std::time::Duration;
 
-use hallpass::certificate::{SshCa, SshHostGrant, SshUserGrant, Validity};
+use hallpass::certificate::{SshCa, SshHostGrant, Validity};
 use hallpass::client::now;
-use hallpass::keys::{KeyStore, Passphrase};
-use hallpass::model::{EntryIndex, Serial};
-use hallpass::model::{KeyId, KeyKind};
+use hallpass::model::{EntryIndex, KeyId, KeyKind, Serial};
 use ssh_key::HashAlg;
-use zeroize::Zeroizing;
 
-use crate::support::{Agent, Ca, Home, PASSPHRASE, Person, Ran, Sshd, wait_until};
+use crate::support::{Agent, Ca, Home, Person, Ran, Sshd, Thief, forge_ssh, wait_until};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -30,30 +27,20 @@ struct Forged {
 
 impl Forger {
     fn with(home: &Home, kind: KeyKind) -> Self {
-        let passphrase = Passphrase::new(Zeroizing::new(PASSPHRASE.to_owned())).unwrap();
-        let keys = KeyStore::open(&home.path().join("keys"), &passphrase).unwrap();
         Self {
-            ca: SshCa::new(keys.signer(KeyId::first(kind)).unwrap().signer).unwrap(),
+            ca: Thief::of(home).ssh(KeyId::first(kind)),
             person: Person::stranger(),
         }
     }
 
     fn user(&self, forged: &Forged) -> String {
-        let grant = SshUserGrant {
-            subject: self.person.key.public_key().key_data(),
-            serial: Serial::new(7).unwrap(),
-            entry: EntryIndex(7),
-            requester: &"mallory".parse().unwrap(),
-            role: &"server-operator".parse().unwrap(),
-            purpose: &"incident".parse().unwrap(),
-            principals: &[forged.principal.parse().unwrap()],
-            extensions: &[],
-            force_command: None,
-            source_addresses: &[forged.network.parse().unwrap()],
-            validity: forged.validity,
-            nonce: [7; 32],
-        };
-        self.ca.user_certificate(&grant).unwrap()
+        let networks = [forged.network];
+        let Forged {
+            principal,
+            validity,
+            ..
+        } = *forged;
+        forge_ssh(&self.ca, &self.person, principal, &networks, validity)
     }
 
     fn host(&self, validity: Validity) -> String {

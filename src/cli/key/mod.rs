@@ -6,9 +6,9 @@ mod reseal;
 
 use std::time::Duration;
 
-use super::ClientArgs;
 use super::failure::Failure;
 use super::output::{Facts, Table, both, clean, print, print_json};
+use super::{ClientArgs, Shown};
 use crate::client::{Api, Query};
 use crate::model::{
     KeyId, KeyKind, KeyRevocation, KeyState, KeyStep, KeySummary, Reason, RevokedKey,
@@ -147,29 +147,6 @@ struct Force {
     force: Option<Reason>,
 }
 
-#[derive(clap::Args)]
-struct Shown {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    client: ClientArgs,
-}
-
-impl Shown {
-    fn open(&self) -> Result<Api, Failure> {
-        Ok(self.client.open()?.1)
-    }
-
-    fn key(&self, key: &KeySummary) -> Result<(), Failure> {
-        if self.json {
-            print_json(key)
-        } else {
-            print(in_words(key))
-        }
-    }
-}
-
 pub(super) fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::List(args) => list(&args),
@@ -182,27 +159,28 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
                     "there is no key {key}: `hallpass key list --all` shows all"
                 ))
             };
-            args.shown.key(key.ok_or_else(none)?)
+            args.shown.print(key.ok_or_else(none)?, in_words)
         }
         Command::Rotate(args) if args.follow => follow(&args),
         Command::Rotate(args) => {
             let api = args.shown.open()?;
-            args.shown.key(&stage(&api, args.kind)?)
+            args.shown.print(&stage(&api, args.kind)?, in_words)
         }
         Command::Activate(args) => {
             let api = args.shown.open()?;
             let key = step(&api, args.key, "activate", args.force.force)?;
-            args.shown.key(&key)
+            args.shown.print(&key, in_words)
         }
         Command::Retire(args) => {
             let api = args.shown.open()?;
             let key = step(&api, args.key, "retire", args.force.force)?;
-            args.shown.key(&key)
+            args.shown.print(&key, in_words)
         }
         Command::Cancel(args) => {
             let target = target(&args.key.to_string(), "cancel");
             let api = args.shown.open()?;
-            args.shown.key(&api.post_nothing(target.as_str())?)
+            args.shown
+                .print(&api.post_nothing(target.as_str())?, in_words)
         }
         Command::Revoke(args) => revoke(args),
         Command::Crl(args) => {

@@ -1,0 +1,103 @@
+//! Where each CA key stands, and what must come before its next step is safe.
+
+use std::time::Duration;
+
+use super::in_force::InForce;
+use super::init::public_fingerprint;
+use super::{Authority, Refusal};
+use crate::certificate::is_issued_by;
+use crate::keys::CaKey;
+use crate::model::{KeyId, KeyKind, KeyState, KeySummary, Timestamp};
+
+impl Authority {
+    /// A key as it is shown.
+    pub(super) fn summarize(
+        &self,
+        keys: &InForce,
+        id: KeyId,
+        key: &CaKey,
+        now: Timestamp,
+    ) -> Result<KeySummary, Refusal> {
+        Ok(KeySummary {
+            key: id,
+            state: key.state,
+            since: key.since.time,
+            fingerprint: public_fingerprint(&key.public)?,
+            public: key.public.clone(),
+            last_expiry: keys
+                .last_expiry(id, &self.keys.open)
+                .filter(|last| *last > now),
+            waits_for: self.waits_for(keys, id, key, now)?,
+        })
+    }
+
+    /// What must come before the key's next step is safe.
+    pub(super) fn waits_for(
+        &self,
+        keys: &InForce,
+        id: KeyId,
+        key: &CaKey,
+        now: Timestamp,
+    ) -> Result<Vec<String>, Refusal> {
+        match key.state {
+            KeyState::Staged => Ok(self.waits_to_sign(id, key, now)),
+            KeyState::Retiring => self.waits_to_retire(keys, id, key, now),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Whoever asks for a certificate learns what to trust. So when everything has expired that was
+    /// issued before the key was staged, everybody who logs in has asked since.
+    fn waits_to_sign(&self, id: KeyId, key: &CaKey, now: Timestamp) -> Vec<String> {
+        let clients_learn = matches!(id.kind, KeyKind::SshHost | KeyKind::X509Root);
+        let lives = self.policy.roles.iter().map(|role| role.max_ttl.duration());
+        let longest: Duration = lives.max().unwrap_or_default();
+        let known = key.since.time.plus(longest);
+        let mut waits_for = Vec::new();
+        if clients_learn && known > now {
+            waits_for.push(format!(
+                "until {} for the last who asked for a certificate before it was staged, and may \
+                 not know it yet",
+                known.whole_secs()
+            ));
+        }
+        let hosts = self.unconfirmed(key.since.entry.0, |host| match id.kind {
+            KeyKind::SshUser => host.ssh,
+            KeyKind::X509Root => host.database,
+            // A host's own certificate is for clients, and an issuing CA comes with what it signs.
+            _ => false,
+        });
+        let hosts = hosts.iter();
+        waits_for.extend(hosts.map(|host| format!("for host {host} to confirm that it trusts it")));
+        waits_for
+    }
+
+    fn waits_to_retire(
+        &self,
+        keys: &InForce,
+        id: KeyId,
+        key: &CaKey,
+        now: Timestamp,
+    ) -> Result<Vec<String>, Refusal> {
+        if id.kind == KeyKind::X509Root {
+            let mut below = Vec::new();
+            for (issuing, ca) in keys.keyring.iter() {
+                if issuing.kind == KeyKind::X509Issuing
+                    && ca.state.is_trusted()
+                    && is_issued_by(&ca.public, &key.public)?
+                {
+                    below.push(format!(
+                        "for {issuing}, which stands under it, to be retired"
+                    ));
+                }
+            }
+            return Ok(below);
+        }
+        let last = keys.last_expiry(id, &self.keys.open);
+        Ok(last
+            .filter(|last| *last > now)
+            .map(|last| format!("until {last} for the last certificate that it signed to expire"))
+            .into_iter()
+            .collect())
+    }
+}
