@@ -353,7 +353,7 @@ impl Authority {
     /// Takes a place in the log for a host that is not locked.
     fn reserve_for(&self, host: &KnownHost, now: Timestamp) -> Result<crate::audit::Slot, Refusal> {
         let directory = self.directory();
-        directory.check_unlocked(&[LockTarget::Host(host.profile.host.clone())])?;
+        directory.check_unlocked(|| [LockTarget::Host(host.profile.host.clone())])?;
         Ok(self.log.reserve(now)?)
     }
 

@@ -113,12 +113,11 @@ impl Authority {
         granted: &Granted<'_>,
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
-        let targets = [
-            LockTarget::Role(granted.role.name.clone()),
-            LockTarget::User(requester.actor.requester.clone()),
-        ];
         let reserved = self.accepted(requester, |directory| {
-            directory.check_unlocked(&targets)?;
+            directory.check_unlocked(|| {
+                let role = LockTarget::Role(granted.role.name.clone());
+                [role, LockTarget::User(requester.actor.requester.clone())]
+            })?;
             Ok::<_, Refusal>(self.log.reserve(now)?)
         });
         match reserved {

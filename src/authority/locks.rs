@@ -45,9 +45,7 @@ impl Authority {
                 |by| {
                     let NewLock { target, reason } = self.parse(request)?;
                     self.check_exists(&target)?;
-                    let locked = self
-                        .directory()
-                        .check_unlocked(std::slice::from_ref(&target));
+                    let locked = self.directory().check_unlocked(|| [target.clone()]);
                     locked.map_err(|locked| Refusal::Conflict(locked.to_string()))?;
                     let event = Event::Locked {
                         target: target.clone(),
@@ -83,11 +81,7 @@ impl Authority {
                 let target: LockTarget = target
                     .parse()
                     .map_err(|error: crate::model::Invalid| Refusal::illegal(error.to_string()))?;
-                if self
-                    .directory()
-                    .check_unlocked(std::slice::from_ref(&target))
-                    .is_ok()
-                {
+                if self.directory().check_unlocked(|| [target.clone()]).is_ok() {
                     return Err(Refusal::NotFound(format!(
                         "{target} is not locked: `hallpass lock list` shows what is"
                     )));
