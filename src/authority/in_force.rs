@@ -282,7 +282,8 @@ pub enum StepError {
 pub(super) struct Keys {
     state: Arc<RwLock<State>>,
     pub(super) open: Open,
-    changed: watch::Sender<()>,
+    /// The version in force, as soon as it signs.
+    version: watch::Sender<u64>,
 }
 
 struct State {
@@ -293,6 +294,7 @@ struct State {
 
 impl Keys {
     pub(super) fn new(now: InForce, open: Open) -> Self {
+        let version = watch::Sender::new(now.trust.version);
         let state = State {
             now: Arc::new(now),
             suspended: None,
@@ -300,7 +302,7 @@ impl Keys {
         Self {
             state: Arc::new(RwLock::new(state)),
             open,
-            changed: watch::Sender::new(()),
+            version,
         }
     }
 
@@ -333,18 +335,15 @@ impl Keys {
         }
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match state.now.after(entry, &self.open) {
-            Ok(next) => {
-                state.now = Arc::new(next);
-                self.changed.send_replace(());
-            }
+            Ok(next) => state.now = Arc::new(next),
             // It was tried before it was logged.
             Err(error) => tracing::error!(%error, "a CA key can't be taken into use: restart"),
         }
     }
 
-    /// Tells of each change from now on.
-    pub(super) fn changes(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
+    /// Tells of each change from now on, once the keys sign that are in force then.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
     }
 
     /// Closes the keys that will not sign any more, and those that did not get into the log.
@@ -379,5 +378,11 @@ impl Drop for Stepping {
     fn drop(&mut self) {
         self.0.set_suspended(None);
         self.0.close_untrusted();
+        let version = self.0.now().trust.version;
+        self.0.version.send_if_modified(|told| {
+            let is_new = *told != version;
+            *told = version;
+            is_new
+        });
     }
 }

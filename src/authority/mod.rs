@@ -95,8 +95,8 @@ impl Authority {
         self.keys.now().trust.clone()
     }
 
-    /// Tells of each change of the CA keys from now on.
-    pub fn key_changes(&self) -> watch::Receiver<()> {
+    /// Tells of each change of the CA keys from now on, by the entry that made it.
+    pub fn key_changes(&self) -> watch::Receiver<u64> {
         self.keys.changes()
     }
 

@@ -510,9 +510,15 @@ fn a_trust_bundle_that_the_logs_key_did_not_sign_is_not_taken() {
     );
     assert_eq!(files(host.sshd.as_ref().unwrap().folder.path()), before);
     // Nor when nobody there shows a certificate that it trusts.
+    let renewals = || ca.server_log().matches("has a new certificate").count();
+    let before_it = renewals();
     ca.admin()
         .hallpass(["key", "revoke", "x509-root-1", "--reason", "x"])
         .ok();
+    wait_until("the server to show the new root's certificate", || {
+        renewals() > before_it
+    });
+    assert!(!ca.server_log().contains("ERROR"), "{}", ca.server_log());
     let refused = host.sync();
     assert_eq!(refused.code, 76, "{refused:?}");
     assert_eq!(files(host.sshd.as_ref().unwrap().folder.path()), before);
