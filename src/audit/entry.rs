@@ -3,8 +3,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    EntryIndex, GroupName, HostName, KeyId, LockTarget, Purpose, Reason, RoleName, Serial,
-    Timestamp, UserName,
+    Circumstances, EntryIndex, GroupName, HostName, KeyId, LockTarget, Purpose, Reason, RoleName,
+    Serial, Timestamp, UserName,
 };
 
 /// One entry of the log. Its JSON text, as stored, is what counts; docs/log.md describes it.
@@ -372,6 +372,9 @@ pub struct Decision {
     pub policies: Vec<String>,
     /// The digest of the policy set.
     pub policy_set: String,
+    /// On what, beside the request itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circumstances: Option<Circumstances>,
 }
 
 /// Why a request was refused.

@@ -19,6 +19,7 @@ use crate::model::{
     Reason, Receipt, Role, RoleName, Serial, SourceAddress, SshAccess, SshCertificateRequest,
     Timestamp, Ttl, X509CertificateRequest,
 };
+use crate::policy::{Ask, OutOfBounds, check_bounds};
 
 /// A request within its role's bounds that policy permits.
 struct Granted<'a> {
@@ -65,7 +66,7 @@ impl Authority {
         let issued = async {
             let now = now();
             let requester = self.identify(request, source, now).await?;
-            match self.grant_ssh(request, &requester) {
+            match self.grant_ssh(request, &requester, now) {
                 Ok((subject, access, granted)) => {
                     let slot = self
                         .reserve_unlocked(request, &requester, &granted, now)
@@ -91,7 +92,7 @@ impl Authority {
         let issued = async {
             let now = now();
             let requester = self.identify(request, source, now).await?;
-            match self.grant_x509(request, &requester) {
+            match self.grant_x509(request, &requester, now) {
                 Ok((subject, access, granted)) => {
                     let slot = self
                         .reserve_unlocked(request, &requester, &granted, now)
@@ -146,9 +147,10 @@ impl Authority {
         &self,
         request: &SignedRequest,
         requester: &Requester,
+        now: Timestamp,
     ) -> Result<(KeyData, &SshAccess, Granted<'_>), Box<Declined>> {
         let ask: SshCertificateRequest = self.parse(request)?;
-        let granted = self.grant(requester, &ask.role, &ask.purpose, ask.reason, ask.ttl)?;
+        let granted = self.grant(requester, &ask.role, &ask.purpose, ask.reason, ask.ttl, now)?;
         let Access::Ssh(access) = &granted.role.access else {
             return Err(wrong_kind(
                 granted,
@@ -165,9 +167,10 @@ impl Authority {
         &self,
         request: &SignedRequest,
         requester: &Requester,
+        now: Timestamp,
     ) -> Result<(CsrSubject, &DatabaseAccess, Granted<'_>), Box<Declined>> {
         let ask: X509CertificateRequest = self.parse(request)?;
-        let granted = self.grant(requester, &ask.role, &ask.purpose, ask.reason, ask.ttl)?;
+        let granted = self.grant(requester, &ask.role, &ask.purpose, ask.reason, ask.ttl, now)?;
         let Access::Database(access) = &granted.role.access else {
             return Err(wrong_kind(
                 granted,
@@ -192,6 +195,7 @@ impl Authority {
         purpose: &Purpose,
         reason: Option<Reason>,
         ttl: Option<Ttl>,
+        now: Timestamp,
     ) -> Result<Granted<'_>, Box<Declined>> {
         let role = self
             .policy
@@ -208,18 +212,19 @@ impl Authority {
             reason: reason.clone(),
             ttl: ttl.as_secs(),
         };
-        if let Some(refusal) = out_of_bounds(role, purpose, reason.as_ref(), ttl) {
-            return Err(Declined::new(Some(asked), None, refusal));
+        if let Err(refusal) = check_bounds(role, purpose, reason.as_ref(), ttl) {
+            return Err(Declined::new(Some(asked), None, refusal.into()));
         }
-        let verdict = self.policy.engine.decide_request(
-            &requester.actor.requester,
-            &requester.groups,
+        let circumstances = self.circumstances(requester, now);
+        let verdict = self.policy.engine.decide_request(&Ask {
+            requester: &requester.actor.requester,
             role,
             purpose,
+            reason: reason.as_ref(),
             ttl,
-            requester.actor.source,
-        );
-        let decision = self.decision(&verdict);
+            circumstances: &circumstances,
+        });
+        let decision = self.decision(&verdict, circumstances);
         if !verdict.allowed {
             let refusal = Refusal::denied(&verdict, || {
                 format!(
@@ -419,38 +424,6 @@ impl Authority {
     }
 }
 
-fn out_of_bounds(
-    role: &Role,
-    purpose: &Purpose,
-    reason: Option<&Reason>,
-    ttl: Ttl,
-) -> Option<Refusal> {
-    let name = &role.name;
-    let (code, detail) = if !role.purposes.contains(purpose) {
-        let purposes: Vec<&str> = role.purposes.iter().map(Purpose::as_str).collect();
-        let purposes = purposes.join(", ");
-        (
-            "wrong-purpose",
-            format!("role {name} does not serve purpose {purpose}, but {purposes}"),
-        )
-    } else if ttl > role.max_ttl {
-        let longest = role.max_ttl;
-        (
-            "ttl-too-long",
-            format!("role {name} is granted for at most {longest}, not {ttl}"),
-        )
-    } else if !role.reason.accepts(reason) {
-        let detail = match role.reason.written_pattern() {
-            Some(pattern) => format!("role {name} needs a --reason that matches {pattern}"),
-            None => format!("role {name} needs a --reason"),
-        };
-        ("reason-missing", detail)
-    } else {
-        return None;
-    };
-    Some(Refusal::Denied { code, detail })
-}
-
 fn wrong_kind(granted: Granted<'_>, instead: &str) -> Box<Declined> {
     let (name, kind) = (&granted.role.name, granted.role.access.kind());
     let refusal = Refusal::Denied {
@@ -458,4 +431,13 @@ fn wrong_kind(granted: Granted<'_>, instead: &str) -> Box<Declined> {
         detail: format!("role {name} is for {kind}: {instead}"),
     };
     Declined::new(Some(granted.asked), None, refusal)
+}
+
+impl From<OutOfBounds> for Refusal {
+    fn from(refused: OutOfBounds) -> Self {
+        Self::Denied {
+            code: refused.code,
+            detail: refused.detail,
+        }
+    }
 }

@@ -27,7 +27,7 @@ mod waiting;
 mod witnessing;
 
 pub use backup::{BackedUp, BackupError};
-pub use home::{Config, Home, HomeError, LogFormat};
+pub use home::{Config, Home, HomeError, LogFormat, PolicySettings};
 pub use importing::{ImportError, KeyImport, KeyImported};
 pub use init::{Created, InitError, Inventory};
 pub use open::{Clock, OpenError};
@@ -49,7 +49,7 @@ use crate::audit::{
 };
 use crate::identity::{self, Directory, ReplayGuard, Requester, SignedRequest, Unidentified};
 use crate::keys::KeyStore;
-use crate::model::{SignedTrust, Timestamp, TrustBundle};
+use crate::model::{Circumstances, SignedTrust, Timestamp, TrustBundle};
 use crate::policy::{AdminAction, PolicySet, Verdict};
 use crate::witness::Witnesses;
 use in_force::Keys;
@@ -66,6 +66,7 @@ pub struct Authority {
     /// The newest of that, and for which version.
     signed: std::sync::Mutex<Option<(u64, SignedTrust)>>,
     policy: PolicySet,
+    settings: PolicySettings,
     /// Changed by the log alone, once a change is on disk.
     directory: Arc<RwLock<Directory>>,
     /// Makes checking a change, logging it and taking it in one step.
@@ -308,13 +309,12 @@ impl Authority {
         action: AdminAction,
         now: Timestamp,
     ) -> Result<Decision, Refusal> {
-        let verdict = self.policy.engine.decide_admin(
-            &requester.actor.requester,
-            &requester.groups,
-            action,
-            requester.actor.source,
-        );
-        let decision = self.decision(&verdict);
+        let circumstances = self.circumstances(requester, now);
+        let verdict =
+            self.policy
+                .engine
+                .decide_admin(&requester.actor.requester, action, &circumstances);
+        let decision = self.decision(&verdict, circumstances);
         if verdict.allowed {
             return Ok(decision);
         }
@@ -370,10 +370,16 @@ impl Authority {
         Ok(self.log.spend(nonce, expires).await?)
     }
 
-    fn decision(&self, verdict: &Verdict) -> Decision {
+    /// How and when somebody asks, as policy sees it.
+    fn circumstances(&self, requester: &Requester, now: Timestamp) -> Circumstances {
+        requester.circumstances(now, self.settings.time_zone.local(now))
+    }
+
+    fn decision(&self, verdict: &Verdict, circumstances: Circumstances) -> Decision {
         Decision {
             policies: verdict.policies.clone(),
             policy_set: self.policy.digest.clone(),
+            circumstances: Some(circumstances),
         }
     }
 

@@ -6,7 +6,7 @@ use super::home::{Home, HomeError};
 use super::in_force::{InForce, Keys, Open, StepError, Told};
 use super::init::public_fingerprint;
 use super::throttle::Throttle;
-use super::{Authority, now};
+use super::{Authority, PolicySettings, now};
 use crate::audit::{Entry, Event, Log, LogError, NoteSigner, Reader, StoreError, VerifierKey};
 use crate::certificate::CertificateError;
 use crate::identity::{Directory, ReplayGuard};
@@ -34,6 +34,7 @@ impl Authority {
         opening: impl Into<Opening<'a>>,
         token: Option<TokenKeys>,
         clock: Clock,
+        settings: PolicySettings,
     ) -> Result<Self, OpenError> {
         let now = now();
         let lock = home.lock()?;
@@ -117,6 +118,7 @@ impl Authority {
             signer: statements,
             signed: std::sync::Mutex::default(),
             policy,
+            settings,
             directory: shared,
             changes: Arc::default(),
             archiving: Arc::default(),

@@ -8,10 +8,10 @@ use super::{Authority, Refusal, now};
 use crate::audit::Filter;
 use crate::identity::{Requester, SignedRequest};
 use crate::model::{
-    Access, AuditPage, DatabaseUser, EntryIndex, Identity, PrincipalName, Purpose, PurposeSummary,
-    Role, RoleSummary, Serial, Span, Timestamp, Ttl,
+    Access, AuditPage, Circumstances, DatabaseUser, EntryIndex, Identity, PrincipalName, Purpose,
+    PurposeSummary, Role, RoleSummary, Serial, Span, Timestamp, Ttl,
 };
-use crate::policy::AdminAction;
+use crate::policy::{AdminAction, Ask};
 
 /// An entry by its place or by its certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +55,12 @@ impl Authority {
         let now = now();
         let requester = self.identify(request, source, now).await?;
         self.read(&requester).await?;
+        let circumstances = self.circumstances(&requester, now);
         Ok(self
             .policy
             .roles
             .iter()
-            .filter_map(|role| self.summary(role, &requester))
+            .filter_map(|role| self.summary(role, &requester, &circumstances))
             .collect())
     }
 
@@ -156,12 +157,17 @@ impl Authority {
         }
     }
 
-    fn summary(&self, role: &Role, requester: &Requester) -> Option<RoleSummary> {
+    fn summary(
+        &self,
+        role: &Role,
+        requester: &Requester,
+        circumstances: &Circumstances,
+    ) -> Option<RoleSummary> {
         let purposes: Vec<PurposeSummary> = role
             .purposes
             .iter()
             .filter_map(|purpose| {
-                let max_ttl = self.longest(role, purpose, requester)?;
+                let max_ttl = self.longest(role, purpose, requester, circumstances)?;
                 Some(PurposeSummary {
                     name: purpose.clone(),
                     max_ttl,
@@ -194,17 +200,23 @@ impl Authority {
     }
 
     /// The longest lifetime that policy grants, found by halving: policies set upper bounds.
-    fn longest(&self, role: &Role, purpose: &Purpose, requester: &Requester) -> Option<Ttl> {
+    fn longest(
+        &self,
+        role: &Role,
+        purpose: &Purpose,
+        requester: &Requester,
+        circumstances: &Circumstances,
+    ) -> Option<Ttl> {
         let granted = |seconds: u64| {
             let ttl = Ttl::from_secs(seconds).ok()?;
-            let verdict = self.policy.engine.decide_request(
-                &requester.actor.requester,
-                &requester.groups,
+            let verdict = self.policy.engine.decide_request(&Ask {
+                requester: &requester.actor.requester,
                 role,
                 purpose,
+                reason: None,
                 ttl,
-                requester.actor.source,
-            );
+                circumstances,
+            });
             verdict.allowed.then_some(ttl)
         };
         let mut over = role.max_ttl.as_secs();

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::{Authority, Refusal, now};
 use crate::audit::{Checkpoint, Filter};
 use crate::identity::{Requester, SignedRequest};
-use crate::model::EntryIndex;
+use crate::model::{Circumstances, EntryIndex};
 use crate::policy::AdminAction;
 
 /// How many entries a batch has at most. Whoever reads slowly has that many in memory, each of at
@@ -63,8 +63,12 @@ impl Authority {
             let action = AdminAction::ReadLog;
             let engine = &self.policy.engine;
             directory.find(&actor.requester).is_some_and(|user| {
+                let circumstances = Circumstances {
+                    groups: user.groups.clone(),
+                    ..self.circumstances(requester, now())
+                };
                 engine
-                    .decide_admin(&user.name, &user.groups, action, actor.source)
+                    .decide_admin(&user.name, action, &circumstances)
                     .allowed
             })
         });

@@ -76,7 +76,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         let listener = TcpListener::bind(listen)
             .await
             .map_err(|error| Failure::config(format!("can't listen on {listen}: {error}")))?;
-        let authority = Authority::open(&home, &opener, token, clock)
+        let authority = Authority::open(&home, &opener, token, clock, config.policy.clone())
             .await
             .and_then(|authority| authority.with_witnesses(witnesses))
             .map_err(Failure::config)?;

@@ -1,14 +1,22 @@
 //! May this requester have this role, for this purpose, now? Roles bound what can be asked for
 //! (`roles.toml`); Cedar decides who may ask (`*.cedar`). Denied unless permitted.
 
+mod action;
+mod bounds;
+mod cedar;
 mod engine;
 mod prepared;
 mod roles;
+mod scope;
 mod set;
+mod zone;
 
-pub use engine::{AdminAction, Engine, Verdict};
+pub use action::AdminAction;
+pub use bounds::{OutOfBounds, check_bounds};
+pub use engine::{Ask, Engine, Verdict};
 pub use roles::{Roles, RolesError};
 pub use set::{PolicyError, PolicySet};
+pub use zone::TimeZone;
 
 /// The schema that policies are checked against.
 pub const SCHEMA: &str = include_str!("../../policies/hallpass.cedarschema");

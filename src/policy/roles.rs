@@ -4,8 +4,8 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::model::{
-    Access, DatabaseAccess, Invalid, Purpose, ReasonRule, Role, RoleName, SourceAddress, SshAccess,
-    Ttl,
+    Access, DatabaseAccess, Invalid, Label, Purpose, ReasonRule, Role, RoleName, SourceAddress,
+    SshAccess, Ttl,
 };
 
 /// The roles and purposes that `roles.toml` declares.
@@ -94,6 +94,10 @@ struct WrittenSsh {
     purposes: Vec<String>,
     #[serde(default)]
     reason: WrittenReason,
+    #[serde(default)]
+    groups: Vec<String>,
+    sensitivity: Option<String>,
+    environment: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -110,6 +114,38 @@ struct WrittenDatabase {
     purposes: Vec<String>,
     #[serde(default)]
     reason: WrittenReason,
+    #[serde(default)]
+    groups: Vec<String>,
+    sensitivity: Option<String>,
+    environment: Option<String>,
+}
+
+/// What SSH and database roles have in common.
+struct Common {
+    description: String,
+    max_ttl: String,
+    default_ttl: String,
+    purposes: Vec<String>,
+    reason: WrittenReason,
+    groups: Vec<String>,
+    sensitivity: Option<String>,
+    environment: Option<String>,
+}
+
+/// Takes what both kinds have in common out of one.
+macro_rules! common {
+    ($role:ident) => {
+        Common {
+            description: $role.description,
+            max_ttl: $role.max_ttl,
+            default_ttl: $role.default_ttl,
+            purposes: $role.purposes,
+            reason: $role.reason,
+            groups: $role.groups,
+            sensitivity: $role.sensitivity,
+            environment: $role.environment,
+        }
+    };
 }
 
 #[derive(Deserialize)]
@@ -167,40 +203,31 @@ impl WrittenRole {
             move |source| RolesError::Value { place, source }
         };
         let name = name.parse().map_err(at("(its name)"))?;
-        let (access, description, max_ttl, default_ttl, purposes, reason) = match self {
-            Self::Ssh(role) => (
-                Access::Ssh(ssh_access(
+        let (access, common) = match self {
+            Self::Ssh(role) => {
+                let common = common!(role);
+                let access = ssh_access(
                     role.principals,
                     role.extensions,
                     role.force_command,
                     role.source_address,
                     role.hosts,
                     at,
-                )?),
-                role.description,
-                role.max_ttl,
-                role.default_ttl,
-                role.purposes,
-                role.reason,
-            ),
+                )?;
+                (Access::Ssh(access), common)
+            }
             Self::Database(role) => {
                 let Engine::Postgres = role.engine;
+                let common = common!(role);
                 let access = DatabaseAccess {
                     user: role.user.parse().map_err(at("user"))?,
                     databases: role.databases,
                 };
-                (
-                    Access::Database(access),
-                    role.description,
-                    role.max_ttl,
-                    role.default_ttl,
-                    role.purposes,
-                    role.reason,
-                )
+                (Access::Database(access), common)
             }
         };
-        let max_ttl: Ttl = max_ttl.parse().map_err(at("max_ttl"))?;
-        let default_ttl: Ttl = default_ttl.parse().map_err(at("default_ttl"))?;
+        let max_ttl: Ttl = common.max_ttl.parse().map_err(at("max_ttl"))?;
+        let default_ttl: Ttl = common.default_ttl.parse().map_err(at("default_ttl"))?;
         if default_ttl > max_ttl {
             return Err(RolesError::DefaultTtl {
                 table,
@@ -208,13 +235,14 @@ impl WrittenRole {
                 max_ttl,
             });
         }
-        if purposes.is_empty() {
+        if common.purposes.is_empty() {
             return Err(RolesError::Empty {
                 table,
                 key: "purposes",
             });
         }
-        let purposes = purposes
+        let purposes = common
+            .purposes
             .iter()
             .map(|purpose| {
                 let purpose: Purpose = purpose.parse().map_err(at("purposes"))?;
@@ -228,7 +256,7 @@ impl WrittenRole {
                 }
             })
             .collect::<Result<_, _>>()?;
-        let reason = match reason {
+        let reason = match common.reason {
             WrittenReason::Word(word) if word == "optional" => ReasonRule::Optional,
             WrittenReason::Word(word) if word == "required" => ReasonRule::Required,
             WrittenReason::Word(word) => {
@@ -239,9 +267,19 @@ impl WrittenRole {
                 ReasonRule::pattern(&written.pattern).map_err(at("reason"))?
             }
         };
+        let groups = common.groups.iter();
+        let label = |key, label: Option<String>| match label {
+            Some(label) => label.parse::<Label>().map(Some).map_err(at(key)),
+            None => Ok(None),
+        };
         Ok(Role {
             name,
-            description,
+            groups: groups
+                .map(|group| group.parse().map_err(at("groups")))
+                .collect::<Result<_, _>>()?,
+            sensitivity: label("sensitivity", common.sensitivity)?,
+            environment: label("environment", common.environment)?,
+            description: common.description,
             access,
             max_ttl,
             default_ttl,
