@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hallpass::audit::{Event, Log, NoteSigner};
+use hallpass::audit::{Event, Log, NoteSigner, Spent};
 use hallpass::certificate::{
     ClientGrant, CsrSubject, IssuingCa, SshCa, SshUserGrant, Validity, parse_public_key,
 };
@@ -322,7 +322,7 @@ impl Committer {
             if let Event::CertificateIssued { certificate, .. } = &mut event {
                 certificate.serial = slot.serial();
             }
-            commits.spawn(slot.commit(event, Some((nonce, ReplayGuard::expiry(now)))));
+            commits.spawn(slot.commit(event, Some(Spent::new(nonce, ReplayGuard::expiry(now)))));
         }
         while let Some(commit) = commits.join_next().await {
             commit.expect("a task").expect("a commit");

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use hallpass::audit::{
     Actor, Asked, Checkpoint, Database, Decision, Event, Expected, Filter, Log, NoteSigner, Reader,
-    RecordedCertificate, Refused, Slot, VerifierKey, verify,
+    RecordedCertificate, Refused, Slot, Spent, VerifierKey, verify,
 };
 use hallpass::certificate::{SshCa, SshUserGrant, Validity};
 use hallpass::keys::{KeyStore, random_bytes};
@@ -162,6 +162,7 @@ impl Office {
                 .collect(),
             source: IpAddr::V4(Ipv4Addr::new(10, 1, (person >> 8) as u8, person as u8)),
             nonce: nonce(),
+            counter: None,
         };
         let roles: Vec<&Role> = self
             .policy
@@ -178,7 +179,7 @@ impl Office {
             ttl: role.default_ttl.as_secs(),
         };
         // Expired, as most are in a log that took its time to grow.
-        let spent = (by.nonce.clone(), now);
+        let spent = Spent::new(by.nonce.clone(), now);
         let event = if number % 50 == 49 {
             self.refused(by, request)
         } else {

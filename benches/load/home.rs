@@ -119,6 +119,7 @@ impl Home {
             name: USER.parse().expect("a legal name"),
             public_key: user.public_line(),
             groups: vec![GROUP.parse().expect("a legal name")],
+            attestation: None,
         };
         let body = serde_json::to_vec(&body).expect("JSON");
         let admin = Signer::new(self.admin.clone(), &server.audience);

@@ -3,8 +3,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Circumstances, EntryIndex, GroupName, HostName, KeyId, LockTarget, Purpose, Reason, RoleName,
-    Serial, Timestamp, UserName,
+    Attestation, Circumstances, EntryIndex, GroupName, HostName, KeyId, LockTarget, Purpose,
+    Reason, RoleName, Serial, Timestamp, UserName,
 };
 
 /// One entry of the log. Its JSON text, as stored, is what counts; docs/log.md describes it.
@@ -71,6 +71,9 @@ pub enum Event {
         groups: Vec<GroupName>,
         /// The first key, as an OpenSSH line without comment.
         public_key: String,
+        /// What the maker of a FIDO2 key says of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attestation: Option<Attestation>,
         /// By whom; nobody when the home was made.
         by: Option<Actor>,
     },
@@ -101,6 +104,9 @@ pub enum Event {
         user: UserName,
         /// The key, as an OpenSSH line without comment.
         public_key: String,
+        /// What the maker of a FIDO2 key says of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attestation: Option<Attestation>,
         /// By whom.
         by: Actor,
     },
@@ -164,6 +170,22 @@ pub enum Event {
         /// How many more of that source's refusals in the minute before are not listed.
         unlisted: u64,
     },
+    /// A FIDO2 key counted its signatures back: there may be two of it. The request was refused, and
+    /// none by that key is taken any more.
+    CounterWentBack {
+        /// Whose key it is. Who has the other one, nobody knows.
+        user: UserName,
+        /// The key's fingerprint.
+        fingerprint: String,
+        /// What the signature says.
+        counter: u32,
+        /// The highest that one said before.
+        newest: u32,
+        /// The address that the request came from.
+        source: IpAddr,
+        /// What was asked, and why it was refused.
+        refused: Refused,
+    },
     /// A host may join, with a token that is good once.
     HostInvited {
         /// Which host, and for what.
@@ -210,7 +232,7 @@ pub enum Event {
         #[serde(default)]
         removed_by: Option<Actor>,
     },
-    /// Nothing is issued for a role, a user or a host any more.
+    /// Nothing is issued for a role, a user or a host any more, or no request by a key is taken.
     Locked {
         /// Which.
         target: LockTarget,
@@ -221,7 +243,7 @@ pub enum Event {
     },
     /// It is issued again.
     Unlocked {
-        /// For which role, user or host.
+        /// For which role, user, host or key.
         target: LockTarget,
         /// By whom.
         by: Actor,
@@ -318,6 +340,9 @@ pub struct Actor {
     pub source: IpAddr,
     /// The request's nonce.
     pub nonce: String,
+    /// How many signatures a FIDO2 key had made by then, when it counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counter: Option<u32>,
 }
 
 /// A host behind a request.
@@ -439,7 +464,8 @@ impl Event {
             | Self::UserEnabled { user, .. }
             | Self::UserRemoved { user, .. }
             | Self::KeyEnrolled { user, .. }
-            | Self::KeyRemoved { user, .. } => Some(user),
+            | Self::KeyRemoved { user, .. }
+            | Self::CounterWentBack { user, .. } => Some(user),
             _ => None,
         }
     }
@@ -546,6 +572,7 @@ impl Event {
             | Self::PolicyLoaded { .. }
             | Self::ServerCertificateIssued { .. }
             | Self::UnauthenticatedRefused { .. }
+            | Self::CounterWentBack { .. }
             | Self::HostJoined { .. }
             | Self::HostCertificateRenewed { .. }
             | Self::HostConfirmed { .. }
@@ -573,6 +600,7 @@ impl Event {
             Self::ServerCertificateIssued { .. } => "server-certificate-issued",
             Self::RequestRefused { .. } => "request-refused",
             Self::UnauthenticatedRefused { .. } => "unauthenticated-refused",
+            Self::CounterWentBack { .. } => "counter-went-back",
             Self::HostInvited { .. } => "host-invited",
             Self::HostJoined { .. } => "host-joined",
             Self::HostCertificateRenewed { .. } => "host-certificate-renewed",

@@ -25,6 +25,37 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
 /// For how long one answer to whether the log can be written does for all who ask.
 const CHECK_LIFE: Duration = Duration::from_secs(1);
 
+/// What of a request must not come again, and is kept on disk for that.
+#[derive(Clone, Debug)]
+pub struct Spent {
+    /// The request's nonce.
+    pub nonce: String,
+    /// Until when that must be remembered.
+    pub expires: Timestamp,
+    /// How far the key had counted that signed the request. The highest is remembered.
+    pub counter: Option<Counter>,
+}
+
+impl Spent {
+    /// Of a request that was signed by a key that does not count.
+    pub fn new(nonce: String, expires: Timestamp) -> Self {
+        Self {
+            nonce,
+            expires,
+            counter: None,
+        }
+    }
+}
+
+/// How far a FIDO2 key has counted its signatures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counter {
+    /// Which key, since which entry.
+    pub of: String,
+    /// How far.
+    pub value: u32,
+}
+
 /// The log, open for writing. Cheap to share.
 ///
 /// A request takes a [`Slot`], whose index it can sign into a certificate, and commits an event
@@ -88,6 +119,8 @@ pub struct Opened {
     /// No nonce that expires later is missing among them. After the time of the opening, when a
     /// clock that was ahead has swept away some that count.
     pub forgotten: Timestamp,
+    /// The highest that each FIDO2 key has counted, by [`Counter::of`].
+    pub counters: BTreeMap<String, u32>,
     /// The size and the time of the backup that it was restored from, when no entry says so yet.
     pub restored: Option<(u64, Timestamp)>,
     /// When the last certificate of each CA expires, by the CA's fingerprint.
@@ -138,6 +171,7 @@ impl Log {
         Ok(Opened {
             nonces: store.nonces(now)?,
             forgotten: store.forgotten(now)?,
+            counters: store.counters()?,
             restored: store.restored()?,
             last_expiries: store.last_expiries()?,
             store,
@@ -254,13 +288,12 @@ impl Log {
         Some(newest)
     }
 
-    /// Spends a nonce for good without an entry, for requests that only read.
+    /// Keeps what a request has spent without an entry, for those that only read.
     ///
     /// # Errors
     /// When it can't be written.
-    pub async fn spend(&self, nonce: String, expires: Timestamp) -> Result<(), LogError> {
-        let nonce = (nonce, expires);
-        self.send(|waiting| Message::Nonce { nonce, waiting }).await
+    pub async fn spend(&self, spent: Spent) -> Result<(), LogError> {
+        self.send(|waiting| Message::Spent { spent, waiting }).await
     }
 
     /// Keeps the newest checkpoint that a witness cosigned, beside the log and in place of the one
@@ -375,34 +408,30 @@ impl Slot {
         self.serial
     }
 
-    /// Commits the event, with the nonce of the request behind it. When it returns, both are on
+    /// Commits the event, with what the request behind it has spent. When it returns, both are on
     /// disk.
     ///
     /// # Errors
     /// When they are not.
-    pub async fn commit(
-        self,
-        event: Event,
-        nonce: Option<(String, Timestamp)>,
-    ) -> Result<Place, LogError> {
-        self.commit_holding(event, nonce, None).await
+    pub async fn commit(self, event: Event, spent: Option<Spent>) -> Result<Place, LogError> {
+        self.commit_holding(event, spent, None).await
     }
 
     /// The same, and lets go of `held` only when the outcome is certain and taken in, also when
     /// nobody waits for that any more.
     ///
     /// # Errors
-    /// When event and nonce are not on disk.
+    /// When they are not on disk.
     pub async fn commit_holding(
         mut self,
         event: Event,
-        nonce: Option<(String, Timestamp)>,
+        spent: Option<Spent>,
         held: Option<Box<dyn Send>>,
     ) -> Result<Place, LogError> {
         let (done, answer) = oneshot::channel();
         let waiting = Waiting {
             done: Some(done),
-            nonce,
+            spent,
             held,
             ..Waiting::default()
         };

@@ -23,7 +23,7 @@ pub use entry::{
     RecordedCertificate, Refused,
 };
 pub use export::{ExportError, ExportProof, Format};
-pub use log::{Log, LogError, Opened, Place, Slot};
+pub use log::{Counter, Log, LogError, Opened, Place, Slot, Spent};
 pub use proof::{EntryProof, Hashes, ProofError};
 pub use range::{Rebuilt, Stretch};
 pub use store::{Database, Filter, Found, Reader, Snapshot, StoreError, TileRange};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::checkpoint::{Checkpoint, NoteSigner};
-use super::log::{Coming, LogError, Numbering, QUEUE};
+use super::log::{Coming, LogError, Numbering, QUEUE, Spent};
 use super::store::{Commit, Row, Store};
 use super::tree::{Frontier, Hash, Recent};
 use super::{Entry, StoreError};
@@ -28,11 +28,8 @@ pub(super) enum Message {
         row: Box<Row>,
         waiting: Waiting,
     },
-    /// A request that leaves no entry, but whose nonce must be spent for good.
-    Nonce {
-        nonce: (String, Timestamp),
-        waiting: Waiting,
-    },
+    /// A request that leaves no entry, but must not come again.
+    Spent { spent: Spent, waiting: Waiting },
     /// A checkpoint that a witness cosigned: its name and the note.
     Cosigned {
         cosigned: (String, String),
@@ -53,7 +50,7 @@ pub(super) enum Message {
 pub(super) struct Waiting {
     /// Nobody waits for a dropped slot.
     pub(super) done: Option<oneshot::Sender<Result<Option<Arc<Committed>>, LogError>>>,
-    pub(super) nonce: Option<(String, Timestamp)>,
+    pub(super) spent: Option<Spent>,
     /// What the log's owner must take in once it is committed.
     pub(super) change: Option<Box<Entry>>,
     pub(super) held: Option<Box<dyn Send>>,
@@ -91,7 +88,7 @@ pub(super) struct Writer {
 #[derive(Default)]
 struct Batch {
     rows: Vec<Row>,
-    nonces: Vec<(String, Timestamp)>,
+    spent: Vec<Spent>,
     cosigned: Vec<(String, String)>,
     waiting: Vec<Waiting>,
     probe: bool,
@@ -99,7 +96,7 @@ struct Batch {
 
 impl Batch {
     fn add(&mut self, mut waiting: Waiting) {
-        self.nonces.extend(waiting.nonce.take());
+        self.spent.extend(waiting.spent.take());
         self.waiting.push(waiting);
     }
 }
@@ -150,8 +147,8 @@ impl Writer {
                 }
                 self.early.insert(row.index.0, (row, waiting));
             }
-            Message::Nonce { nonce, waiting } => {
-                batch.nonces.push(nonce);
+            Message::Spent { spent, waiting } => {
+                batch.spent.push(spent);
                 batch.waiting.push(waiting);
             }
             Message::Cosigned { cosigned, waiting } => {
@@ -211,14 +208,14 @@ impl Writer {
         } else {
             Some(self.key.checkpoint(tree.size(), tree.root())?)
         };
-        let sweep = self.sweep_before(&batch.nonces);
+        let sweep = self.sweep_before(&batch.spent);
         self.store.commit(&Commit {
             rows: &batch.rows,
             next: self.tree.size(),
             hashes: &hashes,
             before: before.as_ref(),
             after: after.as_ref(),
-            nonces: &batch.nonces,
+            spent: &batch.spent,
             sweep,
             cosigned: &batch.cosigned,
             probe: batch.probe,
@@ -234,8 +231,8 @@ impl Writer {
     }
 
     /// Before when nonces must have expired to be deleted now, when it is time for that.
-    fn sweep_before(&self, nonces: &[(String, Timestamp)]) -> Option<Timestamp> {
-        let newest = nonces.iter().map(|(_, expires)| *expires).max()?;
+    fn sweep_before(&self, spent: &[Spent]) -> Option<Timestamp> {
+        let newest = spent.iter().map(|spent| spent.expires).max()?;
         let before = newest.minus(NONCE_REST);
         (before >= self.swept.plus(SWEEP_EVERY)).then_some(before)
     }

@@ -3,13 +3,17 @@
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use ssh_key::PublicKey;
 
 use super::{Authority, Refusal, now};
 use crate::audit::{Actor, Event};
 use crate::certificate::{check_ssh_key, parse_public_key};
-use crate::identity::{Directory, EnrolmentError, SignedRequest, User};
-use crate::model::{NewKey, NewUser, UserName, UserSummary};
+use crate::identity::{Directory, EnrolmentError, SignedRequest, User, attest};
+use crate::model::{
+    Attestation, NewAttestation, NewKey, NewUser, Timestamp, UserName, UserSummary,
+};
 use crate::policy::AdminAction;
 
 const MOST_KEYS: usize = 20;
@@ -76,6 +80,7 @@ impl Authority {
                 user: new.name.clone(),
                 groups: new.groups,
                 public_key: line(&key)?,
+                attestation: self.attestation(&key, new.attestation.as_ref(), now())?,
                 by: Some(by),
             };
             Ok((new.name, event))
@@ -163,6 +168,7 @@ impl Authority {
             let event = Event::KeyEnrolled {
                 user: user.clone(),
                 public_key: line(&key)?,
+                attestation: self.attestation(&key, new.attestation.as_ref(), now())?,
                 by,
             };
             Ok((user, event))
@@ -206,6 +212,28 @@ impl Authority {
         })
         .await?
         .ok_or_else(|| nobody(name))
+    }
+
+    /// What the maker of a key says of it.
+    fn attestation(
+        &self,
+        key: &PublicKey,
+        new: Option<&NewAttestation>,
+        now: Timestamp,
+    ) -> Result<Option<Attestation>, Refusal> {
+        let Some(new) = new else {
+            return Ok(None);
+        };
+        let decoded = |name: &str, text: &str| {
+            let bytes = STANDARD.decode(text);
+            bytes.map_err(|_| Refusal::illegal(format!("attestation.{name}: it is no base64")))
+        };
+        let attestation = decoded("attestation", &new.attestation)?;
+        let challenge = decoded("challenge", &new.challenge)?;
+        let roots = &self.attestation_roots;
+        attest(key.key_data(), &attestation, &challenge, roots, now)
+            .map(Some)
+            .map_err(|error| Refusal::illegal(format!("attestation: {error}")))
     }
 
     /// One change of the directory. Gives the user as changed, when there still is one.

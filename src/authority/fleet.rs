@@ -11,7 +11,7 @@ use ssh_key::PublicKey;
 
 use super::hosts::bounds;
 use super::{Authority, Refusal, now, recorded};
-use crate::audit::{Event, HostActor, HostProfile, RecordedCertificate};
+use crate::audit::{Event, HostActor, HostProfile, RecordedCertificate, Spent};
 use crate::certificate::{
     CsrSubject, ServerGrant, SshHostGrant, Validity, check_ssh_key, parse_public_key,
 };
@@ -162,7 +162,7 @@ impl Authority {
             public_key: super::enrolment::line(&key)?,
             source,
         };
-        let nonce = (newcomer.nonce, ReplayGuard::expiry(newcomer.signed));
+        let nonce = Spent::new(newcomer.nonce, ReplayGuard::expiry(newcomer.signed));
         self.log
             .reserve(now)?
             .commit_holding(event, Some(nonce), Some(Box::new(alone)))
@@ -180,9 +180,7 @@ impl Authority {
         source: IpAddr,
     ) -> Result<HostState, Refusal> {
         let host = self.known_host(request, source).await?;
-        self.log
-            .spend(host.actor.nonce.clone(), expiry(&host))
-            .await?;
+        self.log.spend(spent(&host)).await?;
         self.state_of(&host.profile)
     }
 
@@ -282,9 +280,9 @@ impl Authority {
         if ask.trust > self.keys.now().trust.version {
             return Err(Refusal::illegal("trust: there is no such version yet"));
         }
-        let nonce = (host.actor.nonce.clone(), expiry(&host));
+        let nonce = spent(&host);
         if host.confirmed == Some(ask.trust) {
-            return Ok(self.log.spend(nonce.0, nonce.1).await?);
+            return Ok(self.log.spend(nonce).await?);
         }
         let event = Event::HostConfirmed {
             host: host.profile.host,
@@ -302,7 +300,7 @@ impl Authority {
     pub async fn leave_host(&self, request: &SignedRequest, source: IpAddr) -> Result<(), Refusal> {
         let now = now();
         let host = self.known_host(request, source).await?;
-        let nonce = (host.actor.nonce.clone(), expiry(&host));
+        let nonce = spent(&host);
         let event = Event::HostRemoved {
             host: host.profile.host,
             removed_by: None,
@@ -366,7 +364,7 @@ impl Authority {
     ) -> Result<CertificateAnswer, Refusal> {
         let (serial, validity) = (record.serial, (record.valid_after, record.valid_before));
         let good_for = host.profile.names.iter().map(HostName::to_string).collect();
-        let nonce = (host.actor.nonce.clone(), expiry(&host));
+        let nonce = spent(&host);
         let by: HostActor = host.actor;
         let event = Event::HostCertificateRenewed {
             by,
@@ -501,8 +499,8 @@ fn life(profile: &HostProfile) -> Result<HostTtl, Refusal> {
     HostTtl::from_secs(profile.ttl).map_err(|error| Refusal::Internal(error.to_string()))
 }
 
-fn expiry(host: &KnownHost) -> Timestamp {
-    ReplayGuard::expiry(host.signed)
+fn spent(host: &KnownHost) -> Spent {
+    Spent::new(host.actor.nonce.clone(), ReplayGuard::expiry(host.signed))
 }
 
 fn hash(token: &str) -> String {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::identity::AttestationRoots;
 use crate::keys::{TokenSettings, is_ours_to_change};
 use crate::model::{Delivery, DeliveryName, HostName};
 use crate::policy::TimeZone;
@@ -100,6 +101,29 @@ impl Home {
         Config::overridden(config)
     }
 
+    /// Reads whose word counts when a FIDO2 key is enrolled: nobody's when that is not configured.
+    ///
+    /// # Errors
+    /// When the file can't be read, others can change it, or it holds no certificates.
+    pub fn attestation_roots(&self, config: &Config) -> Result<AttestationRoots, HomeError> {
+        let Some(path) = &config.fido2.attestation_roots else {
+            return Ok(AttestationRoots::default());
+        };
+        let path = self.folder.join(path);
+        let file = |source| HomeError::File {
+            path: path.clone(),
+            source,
+        };
+        if !is_ours_to_change(&fs::metadata(&path).map_err(file)?) {
+            return Err(HomeError::Writable { path });
+        }
+        let text = fs::read(&path).map_err(file)?;
+        AttestationRoots::from_pem(&text).map_err(|error| HomeError::Config {
+            path,
+            detail: error.to_string(),
+        })
+    }
+
     /// Checks that nothing is missing that every home has.
     pub(super) fn check_whole(&self) -> Result<(), HomeError> {
         if !self.folder.is_dir() {
@@ -168,6 +192,18 @@ pub struct Config {
     /// How policies are read: the table `[policy]`.
     #[serde(default)]
     pub policy: PolicySettings,
+    /// What is believed of FIDO2 keys: the table `[fido2]`.
+    #[serde(default)]
+    pub fido2: Fido2Settings,
+}
+
+/// What is believed of FIDO2 keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fido2Settings {
+    /// A file with certificates of makers of authenticators, within the home or absolute
+    /// (`HALLPASS_ATTESTATION_ROOTS`).
+    pub attestation_roots: Option<PathBuf>,
 }
 
 /// How policies are read.
@@ -255,6 +291,9 @@ impl Config {
                     name,
                     detail: error.to_string(),
                 })?;
+        }
+        if let Some((_, value)) = variable("HALLPASS_ATTESTATION_ROOTS") {
+            self.fido2.attestation_roots = Some(value.into());
         }
         if self.names.is_empty() {
             return Err(HomeError::NoNames);

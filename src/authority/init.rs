@@ -121,6 +121,7 @@ impl Home {
             user: admin,
             groups: vec![group],
             public_key: line(admin_key)?,
+            attestation: None,
             by: None,
         };
         log.reserve(now)?.commit(enrolled, None).await?;

@@ -271,7 +271,7 @@ impl Authority {
                 &requester.actor.nonce,
             );
             identity::verify(&signature, POSSESSION_NAMESPACE, message.as_bytes())
-                .is_ok_and(|key| key == subject)
+                .is_ok_and(|signed| signed.key == subject)
         });
         if holds { Ok(subject) } else { Err(unproven()) }
     }

@@ -1,4 +1,5 @@
-//! Locks: on a bad day, nothing more is issued for a role, a user or a host.
+//! Locks: on a bad day, nothing more is issued for a role, a user or a host, and no request by a key is
+//! taken.
 
 use std::net::IpAddr;
 
@@ -27,11 +28,12 @@ impl Authority {
         Ok(self.directory().locks().cloned().collect())
     }
 
-    /// Issues nothing more for a role, a user or a host: what is in the log after the lock is not for
-    /// it.
+    /// Issues nothing more for a role, a user or a host, or takes no more requests by a key: what is in
+    /// the log after the lock is not for it.
     ///
     /// # Errors
-    /// When the requester may not, there is no such thing, or it is locked already.
+    /// When the requester may not, there is no such thing, it is locked already, or it is the key that
+    /// signed the request.
     pub async fn lock(
         &self,
         request: &SignedRequest,
@@ -45,6 +47,11 @@ impl Authority {
                 |by| {
                     let NewLock { target, reason } = self.parse(request)?;
                     self.check_exists(&target)?;
+                    if target == LockTarget::Key(by.fingerprint.clone()) {
+                        let detail = "this key signs your requests: sign this one with another key of \
+                                      yours, or leave it to another administrator";
+                        return Err(Refusal::Conflict(detail.to_owned()));
+                    }
                     let locked = self.directory().check_unlocked(|| [target.clone()]);
                     locked.map_err(|locked| Refusal::Conflict(locked.to_string()))?;
                     let event = Event::Locked {
@@ -63,7 +70,7 @@ impl Authority {
             .ok_or_else(|| Refusal::Internal("the lock is gone again".to_owned()))
     }
 
-    /// Issues again.
+    /// Issues again, or takes a key's requests again, whatever it counted before.
     ///
     /// # Errors
     /// When the requester may not, or it is not locked.
@@ -98,6 +105,7 @@ impl Authority {
             LockTarget::Role(name) => self.policy.roles.find(name).is_some(),
             LockTarget::User(name) => self.directory().find(name).is_some(),
             LockTarget::Host(name) => self.directory().hosts().find(name).is_some(),
+            LockTarget::Key(fingerprint) => self.directory().knows(fingerprint),
         };
         if exists {
             Ok(())

@@ -27,7 +27,7 @@ mod waiting;
 mod witnessing;
 
 pub use backup::{BackedUp, BackupError};
-pub use home::{Config, Home, HomeError, LogFormat, PolicySettings};
+pub use home::{Config, Fido2Settings, Home, HomeError, LogFormat, PolicySettings};
 pub use importing::{ImportError, KeyImport, KeyImported};
 pub use init::{Created, InitError, Inventory};
 pub use open::{Clock, OpenError};
@@ -45,9 +45,12 @@ use tokio::sync::watch;
 
 use crate::audit::NoteSigner;
 use crate::audit::{
-    Actor, Checkpoint, Decision, Event, Log, Reader, RecordedCertificate, Refused, Slot,
+    Actor, Checkpoint, Decision, Event, Log, Reader, RecordedCertificate, Refused, Slot, Spent,
 };
-use crate::identity::{self, Directory, ReplayGuard, Requester, SignedRequest, Unidentified};
+use crate::identity::{
+    self, AttestationRoots, Counters, Directory, ReplayGuard, Requester, SignedRequest,
+    Unidentified,
+};
 use crate::keys::KeyStore;
 use crate::model::{Circumstances, SignedTrust, Timestamp, TrustBundle};
 use crate::policy::{AdminAction, PolicySet, Verdict};
@@ -67,6 +70,8 @@ pub struct Authority {
     signed: std::sync::Mutex<Option<(u64, SignedTrust)>>,
     policy: PolicySet,
     settings: PolicySettings,
+    /// Whose word counts when a FIDO2 key is enrolled.
+    attestation_roots: AttestationRoots,
     /// Changed by the log alone, once a change is on disk.
     directory: Arc<RwLock<Directory>>,
     /// Makes checking a change, logging it and taking it in one step.
@@ -74,6 +79,7 @@ pub struct Authority {
     /// Lets one at a time move entries out of the log's database.
     archiving: Arc<tokio::sync::Mutex<()>>,
     replays: ReplayGuard,
+    counters: Counters,
     /// For refusals of strangers.
     strangers: Throttle,
     /// For refusals of keys that are enrolled, so that no noise hides them.
@@ -86,6 +92,12 @@ pub struct Authority {
 }
 
 impl Authority {
+    /// The same, which believes the makers of FIDO2 keys that these certificates are of.
+    pub fn with_attestation_roots(mut self, roots: AttestationRoots) -> Self {
+        self.attestation_roots = roots;
+        self
+    }
+
     /// The fingerprint that clients pin: that of the root certificate whose key signs.
     pub fn fingerprint(&self) -> String {
         self.keys.now().audiences[0].clone()
@@ -140,6 +152,7 @@ impl Authority {
             source,
             &self.directory(),
             &self.replays,
+            &self.counters,
             now,
         );
         match found {
@@ -156,6 +169,34 @@ impl Authority {
         refusal: identity::Refusal,
         now: Timestamp,
     ) -> Result<Refusal, Refusal> {
+        let refused = Refused {
+            request: request_line(request),
+            code: refusal.why.code().to_owned(),
+            detail: refusal.why.to_string(),
+        };
+        if let identity::Refusal {
+            why:
+                Unidentified::CounterWentBack {
+                    user,
+                    counter,
+                    newest,
+                },
+            fingerprint: Some(fingerprint),
+        } = refusal
+        {
+            tracing::warn!(%source, fingerprint, "{}", refused.detail);
+            let event = Event::CounterWentBack {
+                user,
+                fingerprint,
+                counter,
+                newest,
+                source,
+                refused,
+            };
+            // Nothing is waited for before it is handed to the log: who asked may hang up at once.
+            self.log.reserve(now)?.commit(event, None).await?;
+            return Ok(Refusal::Unidentified);
+        }
         let known = refusal
             .fingerprint
             .as_ref()
@@ -163,11 +204,6 @@ impl Authority {
         let throttle = if known { &self.known } else { &self.strangers };
         if let Some(unlisted) = throttle.list(source, now) {
             tracing::info!(%source, why = %refusal.why, fingerprint = refusal.fingerprint, "refused");
-            let refused = Refused {
-                request: request_line(request),
-                code: refusal.why.code().to_owned(),
-                detail: refusal.why.to_string(),
-            };
             let event = Event::UnauthenticatedRefused {
                 source,
                 fingerprint: refusal.fingerprint,
@@ -364,10 +400,9 @@ impl Authority {
         }
     }
 
-    /// Spends the nonce of a request that only reads.
+    /// Keeps what a request has spent that only reads.
     async fn read(&self, requester: &Requester) -> Result<(), Refusal> {
-        let (nonce, expires) = spent(requester);
-        Ok(self.log.spend(nonce, expires).await?)
+        Ok(self.log.spend(spent(requester)).await?)
     }
 
     /// How and when somebody asks, as policy sees it.
@@ -410,9 +445,12 @@ fn recorded(
     }
 }
 
-fn spent(requester: &Requester) -> (String, Timestamp) {
-    let nonce = requester.actor.nonce.clone();
-    (nonce, ReplayGuard::expiry(requester.signed))
+fn spent(requester: &Requester) -> Spent {
+    Spent {
+        nonce: requester.actor.nonce.clone(),
+        expires: ReplayGuard::expiry(requester.signed),
+        counter: requester.counter.clone(),
+    }
 }
 
 /// Method and target: a stranger chose them.

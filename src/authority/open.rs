@@ -9,7 +9,7 @@ use super::throttle::Throttle;
 use super::{Authority, PolicySettings, now};
 use crate::audit::{Entry, Event, Log, LogError, NoteSigner, Reader, StoreError, VerifierKey};
 use crate::certificate::CertificateError;
-use crate::identity::{Directory, ReplayGuard};
+use crate::identity::{AttestationRoots, Counters, Directory, ReplayGuard};
 use crate::keys::{self, KeyStore, Keyring, Opening, TokenKeys};
 use crate::model::{EntryIndex, KeyId, KeyKind, Timestamp};
 use crate::policy::{PolicyError, PolicySet};
@@ -73,6 +73,7 @@ impl Authority {
         let live_keys = keys.clone();
 
         let replays = ReplayGuard::new(std::mem::take(&mut opened.nonces), opened.forgotten, now);
+        let counters = Counters::new(std::mem::take(&mut opened.counters), now);
         let (restored, forgotten) = (opened.restored, opened.forgotten);
         let log = opened.start(signer, move |entry| {
             let live: &RwLock<Directory> = &live;
@@ -119,10 +120,12 @@ impl Authority {
             signed: std::sync::Mutex::default(),
             policy,
             settings,
+            attestation_roots: AttestationRoots::default(),
             directory: shared,
             changes: Arc::default(),
             archiving: Arc::default(),
             replays,
+            counters,
             strangers: Throttle::new(),
             known: Throttle::new(),
             log,

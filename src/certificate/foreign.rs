@@ -143,16 +143,7 @@ impl ForeignCa {
 
     /// The certificate alone, in PEM.
     pub fn pem(&self) -> String {
-        let text = STANDARD.encode(&self.der);
-        let mut lines = vec!["-----BEGIN CERTIFICATE-----"];
-        let mut rest = text.as_str();
-        while !rest.is_empty() {
-            let (line, after) = rest.split_at(rest.len().min(64));
-            lines.push(line);
-            rest = after;
-        }
-        lines.push("-----END CERTIFICATE-----\n");
-        lines.join("\n")
+        certificate_pem(&self.der)
     }
 
     fn parsed(&self) -> Result<X509Certificate<'_>, ForeignCaError> {
@@ -160,6 +151,20 @@ impl ForeignCa {
             .map(|(_, certificate)| certificate)
             .map_err(|_| ForeignCaError::Damaged)
     }
+}
+
+/// A certificate in PEM.
+pub fn certificate_pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let mut lines = vec!["-----BEGIN CERTIFICATE-----"];
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(64));
+        lines.push(line);
+        rest = after;
+    }
+    lines.push("-----END CERTIFICATE-----\n");
+    lines.join("\n")
 }
 
 fn blocks(text: &str) -> impl Iterator<Item = Vec<u8>> {

@@ -10,7 +10,7 @@ mod ssh;
 mod subject;
 mod x509;
 
-pub use foreign::{ForeignCa, ForeignCaError};
+pub use foreign::{ForeignCa, ForeignCaError, certificate_pem};
 pub use inspect::{InspectError, Inspected, inspect};
 pub use issuer::{IssuerError, Issuers};
 pub use ssh::{SshCa, SshHostGrant, SshUserGrant, parse_public_key};

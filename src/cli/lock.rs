@@ -8,16 +8,18 @@ use crate::model::{LockSummary, LockTarget, NewLock, Reason};
 
 /// On a bad day: issue nothing more for a role, a user or a host, at once
 ///
-/// Certificates that were issued before stay good until they end.
+/// No request by a key that is locked is taken at all. Certificates that were issued before stay good
+/// until they end.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   hallpass lock role/deploy --reason 'INC-4711: build server taken over'
   hallpass lock user/bob --reason 'laptop stolen'
   hallpass lock host/web-1 --reason 'under investigation'
+  hallpass lock key/SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU --reason 'lost'
   hallpass lock                                            (shows what is locked)")]
 pub(super) struct Lock {
-    /// role/NAME, user/NAME or host/NAME; all locks are shown when left out
+    /// role/NAME, user/NAME, host/NAME or key/FINGERPRINT; all locks are shown when left out
     #[arg(requires = "reason")]
     target: Option<LockTarget>,
     /// Why; those who are refused read it
@@ -30,11 +32,13 @@ pub(super) struct Lock {
     client: ClientArgs,
 }
 
-/// Issue again for a role, a user or a host that was locked
+/// Issue again for a role, a user or a host that was locked, or take a key's requests again
+///
+/// A FIDO2 key that was locked because it counted back may begin to count at any number then.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  hallpass unlock role/deploy")]
 pub(super) struct Unlock {
-    /// role/NAME, user/NAME or host/NAME
+    /// role/NAME, user/NAME, host/NAME or key/FINGERPRINT
     target: LockTarget,
     #[command(flatten)]
     client: ClientArgs,
@@ -47,7 +51,10 @@ pub(super) fn lock(args: Lock) -> Result<(), Failure> {
         if args.json {
             return print_json(&lock);
         }
-        return print(format!("Nothing more is issued for {}.\n", lock.target));
+        return print(match lock.target {
+            LockTarget::Key(_) => format!("No request by {} is taken any more.\n", lock.target),
+            target => format!("Nothing more is issued for {target}.\n"),
+        });
     }
     let locks: Vec<LockSummary> = api.get("/v1/locks")?;
     if args.json {
@@ -61,7 +68,8 @@ pub(super) fn lock(args: Lock) -> Result<(), Failure> {
         table.add([
             lock.target.to_string(),
             lock.since.whole_secs().to_string(),
-            lock.by.to_string(),
+            lock.by
+                .map_or_else(|| "the server".to_owned(), |by| by.to_string()),
             lock.reason,
         ]);
     }

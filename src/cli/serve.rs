@@ -58,6 +58,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     }
     let prepared = Prepared::new(&home, std::mem::take(&mut config.deliver));
     let prepared = prepared.map_err(Failure::config)?;
+    let roots = home.attestation_roots(&config).map_err(Failure::config)?;
     let opener = passphrase::existing(&args.keys, home.folder())?;
     let token = open_existing_token(config.token.take(), &args.pin)?;
     let clock = if args.accept_clock {
@@ -79,7 +80,8 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         let authority = Authority::open(&home, &opener, token, clock, config.policy.clone())
             .await
             .and_then(|authority| authority.with_witnesses(witnesses))
-            .map_err(Failure::config)?;
+            .map_err(Failure::config)?
+            .with_attestation_roots(roots);
         drop(opener);
         let deliveries = prepared
             .start(&home, &authority.newest())

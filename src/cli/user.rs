@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::failure::Failure;
 use super::output::{Facts, Table, both, print, print_json};
 use super::{ClientArgs, Shown};
 use crate::certificate::{check_ssh_key, parse_public_key};
 use crate::client::Query;
-use crate::model::{GroupName, NewKey, NewUser, UserName, UserSummary};
+use crate::model::{GroupName, NewAttestation, NewKey, NewUser, UserKey, UserName, UserSummary};
 
 /// Say who may ask at all
 #[derive(clap::Subcommand)]
@@ -31,6 +34,8 @@ pub(super) struct Add {
     /// The user's public key
     #[arg(long, value_name = "FILE.pub")]
     ssh_key: PathBuf,
+    #[command(flatten)]
+    proof: Attestation,
     /// A group that policy speaks of
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<GroupName>,
@@ -107,7 +112,39 @@ pub(super) struct KeyAdd {
     #[arg(value_name = "FILE.pub")]
     file: PathBuf,
     #[command(flatten)]
+    proof: Attestation,
+    #[command(flatten)]
     shown: Shown,
+}
+
+/// What the maker of a FIDO2 key says of it
+#[derive(clap::Args)]
+struct Attestation {
+    /// What ssh-keygen -O write-attestation=FILE wrote when it made a FIDO2 key: who made the
+    /// authenticator is kept in the log, and policy can demand it
+    #[arg(long, value_name = "FILE", requires = "challenge")]
+    attestation: Option<PathBuf>,
+    /// What ssh-keygen -O challenge=FILE had then
+    #[arg(long, value_name = "FILE", requires = "attestation")]
+    challenge: Option<PathBuf>,
+}
+
+impl Attestation {
+    fn read(&self) -> Result<Option<NewAttestation>, Failure> {
+        let (Some(attestation), Some(challenge)) = (&self.attestation, &self.challenge) else {
+            return Ok(None);
+        };
+        let read = |path: &Path| {
+            let failed = |error| Failure::no_input(format!("{}: {error}", path.display()));
+            std::fs::read(path)
+                .map(|bytes| STANDARD.encode(bytes))
+                .map_err(failed)
+        };
+        Ok(Some(NewAttestation {
+            attestation: read(attestation)?,
+            challenge: read(challenge)?,
+        }))
+    }
 }
 
 /// Remove a key of a user
@@ -133,6 +170,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
                 name: args.name,
                 public_key,
                 groups: args.groups,
+                attestation: args.proof.read()?,
             };
             args.shown
                 .print(&args.shown.open()?.post("/v1/users", &new)?, in_words)
@@ -163,6 +201,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
         Command::Key(KeyCommand::Add(args)) => {
             let new = NewKey {
                 public_key: read_key(&args.file)?,
+                attestation: args.proof.read()?,
             };
             let target = target(&args.name, &["keys"]);
             args.shown
@@ -202,14 +241,30 @@ fn in_words(user: &UserSummary) -> String {
     facts.add("state", state(user));
     facts.add("groups", groups(user));
     facts.add("enrolled", both(user.enrolled));
-    facts.add_all(
-        "keys",
-        user.keys.iter().map(|key| {
-            let kind = key.public_key.split(' ').next().unwrap_or_default();
-            format!("{} {kind}", key.fingerprint)
-        }),
-    );
+    facts.add_all("keys", user.keys.iter().map(key_in_words));
     facts.to_string()
+}
+
+fn key_in_words(key: &UserKey) -> String {
+    let kind = key.public_key.split(' ').next().unwrap_or_default();
+    let mut words = format!("{} {kind}", key.fingerprint);
+    if let Some(attestation) = &key.attestation {
+        words += &match &attestation.root {
+            Some(root) => format!("; {}, attested by {root}", attestation.subject),
+            None => format!(
+                "; calls itself {}, which nobody attests who is trusted here",
+                attestation.subject
+            ),
+        };
+    }
+    if let Some(lock) = &key.locked {
+        words += &format!("; LOCKED since {}", lock.since.whole_secs());
+        if let Some(by) = &lock.by {
+            words += &format!(" by {by}");
+        }
+        words += &format!(": {}", lock.reason);
+    }
+    words
 }
 
 fn state(user: &UserSummary) -> &'static str {

@@ -181,9 +181,9 @@ mod tests {
         let subject = Subject::fresh_ssh("comment").unwrap();
         let line = subject.ssh_line().unwrap();
         let signature = SshSig::from_pem(subject.prove("message\n").unwrap()).unwrap();
-        let key = verify(&signature, POSSESSION_NAMESPACE, b"message\n").unwrap();
+        let signed = verify(&signature, POSSESSION_NAMESPACE, b"message\n").unwrap();
         assert_eq!(
-            ssh_key::PublicKey::from(key).to_openssh().unwrap(),
+            ssh_key::PublicKey::from(signed.key).to_openssh().unwrap(),
             line.trim_end()
         );
         assert!(subject.csr().is_err());

@@ -27,7 +27,7 @@ async fn locks(State(authority): Shared, signed: Signed) -> Answer<Vec<LockSumma
     Ok(Json(locks))
 }
 
-/// Issue nothing more for a role, a user or a host.
+/// Issue nothing more for a role, a user or a host, or take no more requests by a key.
 #[utoipa::path(post, path = "/v1/locks", request_body = NewLock,
     responses((status = 200, body = LockSummary)))]
 async fn lock(State(authority): Shared, signed: Signed) -> Answer<LockSummary> {
@@ -35,7 +35,7 @@ async fn lock(State(authority): Shared, signed: Signed) -> Answer<LockSummary> {
     Ok(Json(lock))
 }
 
-/// Issue again for a role, a user or a host.
+/// Issue again for a role, a user or a host, or take a key's requests again.
 #[utoipa::path(delete, path = "/v1/locks/{kind}/{name}",
     params(("kind" = String, Path), ("name" = String, Path)), responses((status = 204)))]
 async fn unlock(

@@ -2,9 +2,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ssh_key::PublicKey;
 
-use super::{Hosts, Unidentified, key_fingerprint};
+use super::{Hosts, Key, Unidentified, key_fingerprint};
 use crate::audit::{Entry, Event};
-use crate::model::{GroupName, LockSummary, LockTarget, Timestamp, UserKey, UserName, UserSummary};
+use crate::model::{
+    Attestation, EntryIndex, GroupName, LockSummary, LockTarget, Timestamp, UserName, UserSummary,
+};
 
 /// Who is enrolled and which hosts have joined, rebuilt from the audit log's entries: there is no other record of it.
 #[derive(Clone, Debug, Default)]
@@ -29,8 +31,8 @@ pub struct User {
     pub groups: Vec<GroupName>,
     /// Whether requests are taken.
     pub enabled: bool,
-    /// Public keys as OpenSSH lines, by fingerprint.
-    pub keys: BTreeMap<String, String>,
+    /// The keys by fingerprint.
+    pub keys: BTreeMap<String, Key>,
     /// When the user was enrolled.
     pub enrolled: Timestamp,
 }
@@ -44,6 +46,7 @@ impl Directory {
                 user,
                 groups,
                 public_key,
+                attestation,
                 ..
             } => {
                 let new = User {
@@ -54,35 +57,49 @@ impl Directory {
                     enrolled: entry.time,
                 };
                 // Nothing of an earlier user of that name.
-                self.owners.retain(|_, owner| owner != user);
+                self.forget(user);
                 self.users.insert(user.clone(), new);
-                self.bind(user, public_key);
+                self.bind(user, public_key, attestation.as_ref(), entry.index);
             }
             Event::UserDisabled { user, .. } => self.set_enabled(user, false),
             Event::UserEnabled { user, .. } => self.set_enabled(user, true),
-            Event::UserRemoved { user, .. } => {
-                self.users.remove(user);
-                self.owners.retain(|_, owner| owner != user);
-            }
+            Event::UserRemoved { user, .. } => self.forget(user),
             Event::KeyEnrolled {
-                user, public_key, ..
-            } => self.bind(user, public_key),
-            Event::Locked { target, reason, by } => {
-                let lock = LockSummary {
-                    target: target.clone(),
-                    reason: reason.clone(),
-                    since: entry.time,
-                    by: by.requester.clone(),
-                };
-                self.locks.insert(target.clone(), lock);
-            }
+                user,
+                public_key,
+                attestation,
+                ..
+            } => self.bind(user, public_key, attestation.as_ref(), entry.index),
+            Event::Locked { target, reason, by } => self.lock(LockSummary {
+                target: target.clone(),
+                reason: reason.clone(),
+                since: entry.time,
+                by: Some(by.requester.clone()),
+            }),
+            Event::CounterWentBack {
+                fingerprint,
+                counter,
+                newest,
+                ..
+            } => self.lock(LockSummary {
+                target: LockTarget::Key(fingerprint.clone()),
+                reason: format!("it counted to {counter} after {newest}: there may be two of it"),
+                since: entry.time,
+                by: None,
+            }),
             Event::Unlocked { target, .. } => {
                 self.locks.remove(target);
+                if let LockTarget::Key(fingerprint) = target
+                    && let Some(key) = self.key(fingerprint)
+                {
+                    (key.locked, key.since) = (None, entry.index);
+                }
             }
             Event::KeyRemoved {
                 user, fingerprint, ..
             } => {
                 self.owners.remove(fingerprint);
+                self.locks.remove(&LockTarget::Key(fingerprint.clone()));
                 if let Some(user) = self.users.get_mut(user) {
                     user.keys.remove(fingerprint);
                 }
@@ -101,11 +118,22 @@ impl Directory {
             .get(fingerprint)
             .and_then(|owner| self.users.get(owner))
             .ok_or(Unidentified::UnknownKey)?;
+        if self.is_locked(fingerprint) {
+            return Err(Unidentified::KeyLocked(user.name.clone()));
+        }
         if user.enabled && !self.suspended.contains(fingerprint) {
             Ok(user)
         } else {
             Err(Unidentified::Disabled(user.name.clone()))
         }
+    }
+
+    /// Whether a user's key is locked.
+    pub fn is_locked(&self, fingerprint: &str) -> bool {
+        let owner = self.owners.get(fingerprint);
+        let user = owner.and_then(|owner| self.users.get(owner));
+        let key = user.and_then(|user| user.keys.get(fingerprint));
+        key.is_some_and(|key| key.locked.is_some())
     }
 
     /// Whether a key is bound to somebody.
@@ -120,7 +148,11 @@ impl Directory {
                 let keys = self.users.get(user).map(|user| user.keys.keys());
                 self.suspended.extend(keys.into_iter().flatten().cloned());
             }
-            Event::KeyRemoved { fingerprint, .. } => {
+            Event::KeyRemoved { fingerprint, .. }
+            | Event::Locked {
+                target: LockTarget::Key(fingerprint),
+                ..
+            } => {
                 self.suspended.insert(fingerprint.clone());
             }
             Event::Locked { target, .. } => self.closing = Some(target.clone()),
@@ -206,7 +238,40 @@ impl Directory {
         }
     }
 
-    fn bind(&mut self, user: &UserName, public_key: &str) {
+    fn key(&mut self, fingerprint: &str) -> Option<&mut Key> {
+        let user = self.users.get_mut(self.owners.get(fingerprint)?)?;
+        user.keys.get_mut(fingerprint)
+    }
+
+    fn lock(&mut self, lock: LockSummary) {
+        if let LockTarget::Key(fingerprint) = &lock.target
+            && let Some(key) = self.key(fingerprint)
+        {
+            key.locked = Some(lock.clone());
+        }
+        self.locks.insert(lock.target.clone(), lock);
+    }
+
+    /// Keeps nothing of a user and their keys.
+    fn forget(&mut self, user: &UserName) {
+        self.owners.retain(|_, owner| owner != user);
+        for (fingerprint, _) in self
+            .users
+            .remove(user)
+            .into_iter()
+            .flat_map(|user| user.keys)
+        {
+            self.locks.remove(&LockTarget::Key(fingerprint));
+        }
+    }
+
+    fn bind(
+        &mut self,
+        user: &UserName,
+        public_key: &str,
+        attestation: Option<&Attestation>,
+        since: EntryIndex,
+    ) {
         // What is in the log was parsed before it got there.
         let (Some(user), Ok(key)) = (
             self.users.get_mut(user),
@@ -216,7 +281,13 @@ impl Directory {
         };
         let fingerprint = key_fingerprint(key.key_data());
         self.owners.insert(fingerprint.clone(), user.name.clone());
-        user.keys.insert(fingerprint, public_key.to_owned());
+        let key = Key {
+            public_key: public_key.to_owned(),
+            attestation: attestation.cloned(),
+            locked: None,
+            since,
+        };
+        user.keys.insert(fingerprint, key);
     }
 
     fn set_enabled(&mut self, user: &UserName, enabled: bool) {
@@ -236,24 +307,18 @@ impl User {
             keys: self
                 .keys
                 .iter()
-                .map(|(fingerprint, public_key)| UserKey {
-                    fingerprint: fingerprint.clone(),
-                    public_key: public_key.clone(),
-                })
+                .map(|(fingerprint, key)| key.summary(fingerprint))
                 .collect(),
             enrolled: self.enrolled,
         }
     }
 }
 
-/// Why nothing is issued for a role, a user or a host.
+/// Why nothing is issued for a role, a user or a host, or no request by a key is taken.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Locked {
     /// It is locked.
-    #[error(
-        "{} is locked since {} by {}: {}; an administrator unlocks it with `hallpass unlock {}`",
-        .0.target, .0.since.whole_secs(), .0.by, .0.reason, .0.target
-    )]
+    #[error("{0}; an administrator unlocks it with `hallpass unlock {target}`", target = .0.target)]
     Since(LockSummary),
     /// It is about to be.
     #[error("it is being locked right now: ask again in a moment")]

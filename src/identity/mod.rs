@@ -1,25 +1,33 @@
 //! Who signed this request? Every request is signed by a key that is bound to a requester; there
 //! are no bearer tokens. docs/api.md specifies the signature.
 
+mod attestation;
+mod counters;
 mod directory;
 mod envelope;
 mod hosts;
+mod key;
 mod replay;
 mod signature;
 
+pub use attestation::{AttestationError, AttestationRoots, RootsError, attest};
+pub use counters::{Counted, Counters};
 pub use directory::{Directory, EnrolmentError, Locked, User};
 pub use envelope::{MAX_SKEW, Proof, SignedRequest, possession_message, request_message};
 pub use hosts::{Host, Hosts, Joined};
+pub use key::Key;
 pub use replay::{ReplayGuard, Spent};
-pub use signature::{POSSESSION_NAMESPACE, REQUEST_NAMESPACE, SignatureError, verify};
+pub use signature::{
+    POSSESSION_NAMESPACE, REQUEST_NAMESPACE, SignatureError, Signed, Touch, verify,
+};
 
 use std::net::IpAddr;
 
 use ssh_key::public::KeyData;
 use ssh_key::{Fingerprint, HashAlg};
 
-use crate::audit::{Actor, HostActor, HostProfile};
-use crate::model::{Circumstances, GroupName, LocalTime, SecondFactor, Timestamp};
+use crate::audit::{Actor, Counter, HostActor, HostProfile};
+use crate::model::{Circumstances, GroupName, LocalTime, SecondFactor, Timestamp, UserName};
 
 /// A requester who was identified, and what the log keeps of it.
 #[derive(Clone, Debug)]
@@ -34,6 +42,8 @@ pub struct Requester {
     pub mfa: Option<SecondFactor>,
     /// When the request was signed.
     pub signed: Timestamp,
+    /// How many signatures the key had made by then, where it counts them.
+    pub counter: Option<Counter>,
 }
 
 impl Requester {
@@ -74,7 +84,23 @@ pub enum Unidentified {
     NotInvited,
     /// The user was disabled.
     #[error("user {0} is disabled")]
-    Disabled(crate::model::UserName),
+    Disabled(UserName),
+    /// The key was locked.
+    #[error("the key of {0} is locked")]
+    KeyLocked(UserName),
+    /// A FIDO2 key that counts its signatures made one that it says came before others.
+    #[error(
+        "its key counted to {counter}, after {newest}: there may be two of that key of {user}, which \
+         is locked from now on"
+    )]
+    CounterWentBack {
+        /// Whose key it is.
+        user: UserName,
+        /// What the signature says.
+        counter: u32,
+        /// The highest that one said before.
+        newest: u32,
+    },
     /// The same request came before.
     #[error("the request was already made")]
     Replayed,
@@ -91,6 +117,8 @@ impl Unidentified {
             Self::UnknownKey => "unknown-key",
             Self::NotInvited => "not-invited",
             Self::Disabled(_) => "user-disabled",
+            Self::KeyLocked(_) => "key-locked",
+            Self::CounterWentBack { .. } => "counter-went-back",
             Self::Replayed => "replayed",
         }
     }
@@ -109,6 +137,7 @@ pub struct Refusal {
 struct Authentic<'a> {
     proof: &'a Proof,
     key: KeyData,
+    touch: Option<Touch>,
     fingerprint: String,
 }
 
@@ -126,6 +155,34 @@ impl Authentic<'_> {
             Spent::Now => Ok(()),
             Spent::Before => Err(self.refused(Unidentified::Replayed)),
             Spent::Unknown => Err(self.refused(Unidentified::Forgotten(self.proof.time))),
+        }
+    }
+
+    /// Holds the count of a FIDO2 key against those before. After the nonce: a request that
+    /// somebody sends again has its own count again, and that is nothing against the key.
+    fn count(
+        &self,
+        touch: Touch,
+        user: &User,
+        counters: &Counters,
+        now: Timestamp,
+    ) -> Result<Option<Counter>, Refusal> {
+        let Some(key) = user.keys.get(&self.fingerprint) else {
+            return Err(self.refused(Unidentified::UnknownKey));
+        };
+        let counter = Counter {
+            of: key.counted(&self.fingerprint),
+            value: touch.counter,
+        };
+        match counters.count(&counter, self.proof.time, now) {
+            Counted::Fits => Ok(Some(counter)),
+            Counted::DoesNotCount => Ok(None),
+            Counted::Unknown => Err(self.refused(Unidentified::Forgotten(self.proof.time))),
+            Counted::Back { newest } => Err(self.refused(Unidentified::CounterWentBack {
+                user: user.name.clone(),
+                counter: touch.counter,
+                newest,
+            })),
         }
     }
 }
@@ -146,7 +203,7 @@ fn authentic<'a>(
         .proof
         .as_ref()
         .ok_or_else(|| unsigned(Unidentified::NotSigned))?;
-    let key = audiences
+    let Signed { key, touch } = audiences
         .iter()
         .find_map(|audience| {
             let message = request_message(
@@ -164,6 +221,7 @@ fn authentic<'a>(
         proof,
         fingerprint: key_fingerprint(&key),
         key,
+        touch,
     };
     if proof.time.distance(now) > MAX_SKEW {
         return Err(authentic.refused(Unidentified::Skew(proof.time)));
@@ -171,7 +229,8 @@ fn authentic<'a>(
     Ok(authentic)
 }
 
-/// Finds who signed `request` for one of `audiences`, at `now`, and spends its nonce in memory.
+/// Finds who signed `request` for one of `audiences`, at `now`, and spends its nonce and its key's
+/// count in memory.
 ///
 /// # Errors
 /// When nobody can be identified.
@@ -181,6 +240,7 @@ pub fn identify(
     source: IpAddr,
     directory: &Directory,
     replays: &ReplayGuard,
+    counters: &Counters,
     now: Timestamp,
 ) -> Result<Requester, Refusal> {
     let authentic = authentic(request, audiences, now)?;
@@ -188,6 +248,14 @@ pub fn identify(
         .accepted(&authentic.fingerprint)
         .map_err(|why| authentic.refused(why))?;
     authentic.spend(replays, now)?;
+    let counter = match authentic.touch {
+        Some(touch) => authentic.count(touch, user, counters, now)?,
+        None => None,
+    };
+    let attested = user
+        .keys
+        .get(&authentic.fingerprint)
+        .is_some_and(Key::is_attested);
     Ok(Requester {
         actor: Actor {
             requester: user.name.clone(),
@@ -195,11 +263,17 @@ pub fn identify(
             fingerprint: authentic.fingerprint,
             source,
             nonce: authentic.proof.nonce.clone(),
+            counter: counter.as_ref().map(|counter| counter.value),
         },
         groups: user.groups.clone(),
         key_type: authentic.key.algorithm().as_str().to_owned(),
-        mfa: None,
+        mfa: authentic.touch.map(|touch| SecondFactor {
+            verified: touch.verified,
+            attested,
+            time: authentic.proof.time,
+        }),
         signed: authentic.proof.time,
+        counter,
     })
 }
 

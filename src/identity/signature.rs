@@ -27,11 +27,54 @@ pub enum SignatureError {
     Mismatch,
 }
 
-/// Verifies an SSHSIG (PROTOCOL.sshsig) over `message` and gives the key that made it.
+/// What made a signature, and what it says of the moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// The key.
+    pub key: KeyData,
+    /// What a FIDO2 key says beside; nothing for other keys.
+    pub touch: Option<Touch>,
+}
+
+/// What a FIDO2 key that somebody touched says in each signature (PROTOCOL.u2f).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touch {
+    /// Whether it knew its owner, by PIN or finger.
+    pub verified: bool,
+    /// How many signatures it has made, or 0 each time when it does not count.
+    pub counter: u32,
+}
+
+impl Touch {
+    /// Reads the end of a signature by a FIDO2 key, behind the signature proper: a byte of flags
+    /// and a counter of four bytes. Nothing when the key does not say that somebody touched it.
+    /// sshd demands that too.
+    fn read(trailer: &[u8]) -> Option<Self> {
+        const USER_PRESENT: u8 = 1 << 0;
+        const USER_VERIFIED: u8 = 1 << 2;
+        let (flags, counter) = trailer.split_first()?;
+        if flags & USER_PRESENT == 0 {
+            return None;
+        }
+        Some(Self {
+            verified: flags & USER_VERIFIED != 0,
+            counter: u32::from_be_bytes(counter.try_into().ok()?),
+        })
+    }
+
+    /// Of a signature, whose end the key signs with the rest.
+    fn of(signature: &Signature) -> Option<Self> {
+        const TRAILER: usize = 5;
+        let bytes = signature.as_bytes();
+        Self::read(bytes.get(bytes.len().checked_sub(TRAILER)?..)?)
+    }
+}
+
+/// Verifies an SSHSIG (PROTOCOL.sshsig) over `message` and gives what made it.
 ///
 /// # Errors
 /// When the namespace is another, the key is weak, or the signature does not fit.
-pub fn verify(sig: &SshSig, namespace: &str, message: &[u8]) -> Result<KeyData, SignatureError> {
+pub fn verify(sig: &SshSig, namespace: &str, message: &[u8]) -> Result<Signed, SignatureError> {
     if sig.namespace() != namespace || !sig.reserved().is_empty() {
         return Err(SignatureError::Namespace);
     }
@@ -39,6 +82,7 @@ pub fn verify(sig: &SshSig, namespace: &str, message: &[u8]) -> Result<KeyData, 
     check_ssh_key(key).map_err(|_| SignatureError::WeakKey)?;
     let signed = SshSig::signed_data(namespace, sig.hash_alg(), message)
         .map_err(|_| SignatureError::Mismatch)?;
+    let mut touch = None;
     let fits = match key {
         KeyData::Ed25519(key) => {
             sig.signature().algorithm() == Algorithm::Ed25519
@@ -50,23 +94,21 @@ pub fn verify(sig: &SshSig, namespace: &str, message: &[u8]) -> Result<KeyData, 
         // The rest is rare enough for `ssh-key`'s own slower arithmetic.
         KeyData::Ecdsa(_) => key.verify(&signed, sig.signature()).is_ok(),
         KeyData::SkEd25519(_) | KeyData::SkEcdsaSha2NistP256(_) => {
-            was_touched(sig.signature()) && key.verify(&signed, sig.signature()).is_ok()
+            touch = Touch::of(sig.signature());
+            touch.is_some()
+                && sig.signature().algorithm() == key.algorithm()
+                && key.verify(&signed, sig.signature()).is_ok()
         }
         _ => false,
     };
     if fits {
-        Ok(key.clone())
+        Ok(Signed {
+            key: key.clone(),
+            touch,
+        })
     } else {
         Err(SignatureError::Mismatch)
     }
-}
-
-/// Whether a FIDO2 key says that somebody touched it (PROTOCOL.u2f: the signature ends in a byte of
-/// flags, of which bit 0 is user presence, and a four-byte counter). sshd demands it too.
-fn was_touched(signature: &Signature) -> bool {
-    const USER_PRESENCE: u8 = 1;
-    let flags = signature.as_bytes().iter().nth_back(4);
-    flags.is_some_and(|flags| flags & USER_PRESENCE != 0)
 }
 
 fn verify_rsa(n: &Mpint, e: &Mpint, signature: &Signature, signed: &[u8]) -> bool {
@@ -90,6 +132,8 @@ fn verify_rsa(n: &Mpint, e: &Mpint, signature: &Signature, signed: &[u8]) -> boo
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use ssh_encoding::Encode;
     use ssh_key::PrivateKey;
     use ssh_key::private::{Ed25519Keypair, KeypairData};
 
@@ -112,6 +156,42 @@ mod tests {
             verify(&sig, POSSESSION_NAMESPACE, b"message"),
             Err(SignatureError::Namespace)
         );
+    }
+
+    #[test]
+    fn a_trailer_says_who_was_there_and_how_often() {
+        let read = |flags: u8| Touch::read(&[flags, 0x12, 0x34, 0x56, 0x78]);
+        let touch = |verified| Touch {
+            verified,
+            counter: 0x1234_5678,
+        };
+        assert_eq!(read(0b001), Some(touch(false)));
+        assert_eq!(read(0b101), Some(touch(true)));
+        assert_eq!(
+            read(0b1111_1010),
+            None,
+            "anything but that somebody was there"
+        );
+        assert_eq!(read(0b100), None, "verified without being there");
+        for wrong in [&[][..], &[1], &[1, 0, 0, 0], &[1, 0, 0, 0, 0, 0]] {
+            assert_eq!(Touch::read(wrong), None, "{wrong:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_trailer_panics(trailer: Vec<u8>, rest: Vec<u8>) {
+            let _ = Touch::read(&trailer);
+            for kind in ["sk-ssh-ed25519@openssh.com", "rsa-sha2-256", "other@example.org"] {
+                let mut blob = Vec::new();
+                kind.encode(&mut blob).unwrap();
+                rest.encode(&mut blob).unwrap();
+                blob.extend(&trailer);
+                if let Ok(signature) = Signature::try_from(blob.as_slice()) {
+                    let _ = Touch::of(&signature);
+                }
+            }
+        }
     }
 
     #[test]

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{
-    EntryIndex, GroupName, HostName, HostTtl, KeyId, KeyState, LockTarget, PrincipalName, Purpose,
-    Reason, RoleName, Serial, Timestamp, Ttl, UserName,
+    Attestation, EntryIndex, GroupName, HostName, HostTtl, KeyId, KeyState, LockTarget,
+    PrincipalName, Purpose, Reason, RoleName, Serial, Timestamp, Ttl, UserName,
 };
 
 /// Asks for an SSH user certificate.
@@ -343,7 +343,7 @@ pub struct NewLock {
 }
 
 /// A lock.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LockSummary {
     /// What is locked, such as `role/deploy`.
     #[schema(value_type = String)]
@@ -353,9 +353,25 @@ pub struct LockSummary {
     /// Since when (RFC 3339).
     #[schema(value_type = String)]
     pub since: Timestamp,
-    /// Who did it.
-    #[schema(value_type = String)]
-    pub by: UserName,
+    /// Who did it; nobody when the server did it by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub by: Option<UserName>,
+}
+
+impl std::fmt::Display for LockSummary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} is locked since {}",
+            self.target,
+            self.since.whole_secs()
+        )?;
+        if let Some(by) = &self.by {
+            write!(f, " by {by}")?;
+        }
+        write!(f, ": {}", self.reason)
+    }
 }
 
 /// Enrols a user.
@@ -371,6 +387,9 @@ pub struct NewUser {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub groups: Vec<GroupName>,
+    /// What the maker of a FIDO2 key says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<NewAttestation>,
 }
 
 /// Enrols another key of a user.
@@ -379,6 +398,19 @@ pub struct NewUser {
 pub struct NewKey {
     /// The key, as a line of OpenSSH's public key format.
     pub public_key: String,
+    /// What the maker of a FIDO2 key says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<NewAttestation>,
+}
+
+/// What `ssh-keygen` wrote when it made a FIDO2 key.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewAttestation {
+    /// The file of `-O write-attestation`, in base64.
+    pub attestation: String,
+    /// The file of `-O challenge`, in base64.
+    pub challenge: String,
 }
 
 /// An enrolled user.
@@ -406,6 +438,12 @@ pub struct UserKey {
     pub fingerprint: String,
     /// The key as a line of OpenSSH's public key format.
     pub public_key: String,
+    /// What the maker of a FIDO2 key says of it, when that was proven at the enrolment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<Attestation>,
+    /// Why no request by it is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked: Option<LockSummary>,
 }
 
 /// Who the server takes the caller for.

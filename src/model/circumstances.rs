@@ -32,7 +32,10 @@ pub struct Circumstances {
 pub struct Mfa {
     /// Whether it knew its owner by PIN or finger, beyond that somebody was there.
     pub verified: bool,
-    /// How many seconds ago it was shown; 0 when it signed the request itself.
+    /// Whether its maker's certificate, by a root that is trusted here, says what it is.
+    #[serde(default)]
+    pub attested: bool,
+    /// How many seconds ago it was shown.
     pub age: u64,
 }
 
@@ -41,6 +44,9 @@ pub struct Mfa {
 pub struct SecondFactor {
     /// Whether it knew its owner by PIN or finger, beyond that somebody was there.
     pub verified: bool,
+    /// Whether its maker's certificate, by a root that is trusted here, says what it is.
+    #[serde(default)]
+    pub attested: bool,
     /// When it was shown.
     pub time: Timestamp,
 }
@@ -50,6 +56,7 @@ impl SecondFactor {
     pub fn at(self, now: Timestamp) -> Mfa {
         Mfa {
             verified: self.verified,
+            attested: self.attested,
             age: now.as_millis().saturating_sub(self.time.as_millis()) / 1000,
         }
     }

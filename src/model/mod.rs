@@ -4,6 +4,7 @@
 //! is a legal one, so nothing further down asks again.
 
 mod api;
+mod attestation;
 mod ca_key;
 mod circumstances;
 mod delivery;
@@ -21,10 +22,11 @@ pub use api::{
     ArchiveAnswer, ArchiveRequest, ArchivedFile, AuditPage, CertificateAnswer, ConsistencyProof,
     Health, HostCertificateRequest, HostConfirmation, HostInvitation, HostJoin, HostState,
     HostSubject, HostSummary, Identity, InclusionProof, Invited, KeyRevocation, KeyStep,
-    KeySummary, LivingCertificate, LockSummary, NewKey, NewLock, NewUser, Problem, PurposeSummary,
-    RangeProof, Receipt, RevokedKey, RoleSummary, SignedTrust, Span, SshCertificateRequest,
-    TrustBundle, UserKey, UserSummary, X509CertificateRequest,
+    KeySummary, LivingCertificate, LockSummary, NewAttestation, NewKey, NewLock, NewUser, Problem,
+    PurposeSummary, RangeProof, Receipt, RevokedKey, RoleSummary, SignedTrust, Span,
+    SshCertificateRequest, TrustBundle, UserKey, UserSummary, X509CertificateRequest,
 };
+pub use attestation::Attestation;
 pub use ca_key::{KeyId, KeyKind, KeyState};
 pub use circumstances::{Circumstances, LocalTime, Mfa, SecondFactor};
 pub use delivery::{Delivery, Endpoint, Receiver, WebhookUrl};

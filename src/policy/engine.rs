@@ -32,7 +32,7 @@ pub struct Engine {
     /// Policies whose heads fit, by their places.
     slices: Prepared<Vec<usize>, Arc<PolicySet>>,
     sources: Prepared<IpAddr, RestrictedExpression>,
-    factors: Prepared<(bool, bool, i64), RestrictedExpression>,
+    factors: Prepared<(Option<(bool, bool)>, i64), RestrictedExpression>,
     times: Prepared<LocalTime, RestrictedExpression>,
 }
 
@@ -302,11 +302,13 @@ impl Engine {
         let age = mfa.map_or(Self::NEVER, |mfa| {
             i64::try_from(mfa.age).map_or(Self::NEVER, |age| age.min(Self::NEVER))
         });
-        let verified = mfa.is_some_and(|mfa| mfa.verified);
-        infallible(self.factors.get((mfa.is_some(), verified, age), || {
+        let says = mfa.map(|mfa| (mfa.verified, mfa.attested));
+        let (verified, attested) = says.unwrap_or_default();
+        infallible(self.factors.get((says, age), || {
             Ok(record([
-                ("present", RestrictedExpression::new_bool(mfa.is_some())),
+                ("present", RestrictedExpression::new_bool(says.is_some())),
                 ("verified", RestrictedExpression::new_bool(verified)),
+                ("attested", RestrictedExpression::new_bool(attested)),
                 ("age", RestrictedExpression::new_long(age)),
             ]))
         }))
@@ -598,6 +600,7 @@ mod tests {
                 workload,
                 mfa: Some(Mfa {
                     verified: true,
+                    attested: false,
                     age: 7,
                 }),
                 ..circumstances(&["on-call"])

@@ -10,6 +10,7 @@ use crate::model::Timestamp;
 const SCHEMA_VERSION: &str = "1.1.0";
 const INFORMATIONAL: u8 = 1;
 const LOW: u8 = 2;
+const HIGH: u8 = 4;
 
 /// The classes of events that entries become.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -166,7 +167,11 @@ fn record<'a>(entry: &'a Value, text: &'a str) -> Record<'a> {
         category_uid: class.category(),
         class_uid: class as u32,
         type_uid: class as u32 * 100 + activity,
-        severity_id: if failed { LOW } else { INFORMATIONAL },
+        severity_id: match kind {
+            "counter-went-back" => HIGH,
+            _ if failed => LOW,
+            _ => INFORMATIONAL,
+        },
         time: time.parse().map_or(0, Timestamp::as_millis),
         status_id: if failed { 2 } else { 1 },
         status: if failed { "Failure" } else { "Success" },
@@ -229,6 +234,7 @@ fn class(kind: &str) -> (Class, Activity) {
         "user-disabled" => (Class::AccountChange, (5, None)),
         "user-removed" => (Class::AccountChange, (6, None)),
         "key-enrolled" => (Class::AccountChange, (99, Some("Key Enrol"))),
+        "counter-went-back" => (Class::AccountChange, (99, Some("Key Lock"))),
         "key-removed" => (Class::AccountChange, (99, Some("Key Remove"))),
         "certificate-issued" | "host-certificate-issued" => (Class::ApiActivity, CREATE),
         "host-invited" | "host-joined" | "host-certificate-renewed" => {

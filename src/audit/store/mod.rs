@@ -86,8 +86,9 @@ CREATE TRIGGER tree_remains BEFORE DELETE ON tree
 CREATE TABLE nonces (expires INTEGER, nonce TEXT, PRIMARY KEY (expires, nonce))
     STRICT, WITHOUT ROWID;
 -- What there is one of: the newest checkpoint, the newest that each witness cosigned
--- (cosigned:NAME), when the last certificate of each CA expires (expiry:FINGERPRINT), until when
--- nonces were swept, what a probe wrote.
+-- (cosigned:NAME), when the last certificate of each CA expires (expiry:FINGERPRINT), the highest that
+-- each FIDO2 key has counted since an entry enrolled or unlocked it (counter:FINGERPRINT@ENTRY),
+-- until when nonces were swept, what a probe wrote.
 CREATE TABLE marks (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO marks VALUES ('swept', 0), ('probe', 0);
 ";

@@ -15,7 +15,7 @@ use super::{
 use crate::audit::archive::Archive;
 use crate::audit::checkpoint::{Checkpoint, VerifierKey};
 use crate::audit::tree::{Frontier, Hash, record_hash};
-use crate::audit::{Entry, Event, LogError};
+use crate::audit::{Entry, Event, LogError, Spent};
 use crate::keys::is_private;
 use crate::model::{EntryIndex, Serial, Timestamp, UserName};
 
@@ -94,7 +94,8 @@ pub(in crate::audit) struct Commit<'a> {
     pub(in crate::audit) before: Option<&'a Checkpoint>,
     /// The checkpoint after.
     pub(in crate::audit) after: Option<&'a Checkpoint>,
-    pub(in crate::audit) nonces: &'a [(String, Timestamp)],
+    /// What the requests behind it have spent.
+    pub(in crate::audit) spent: &'a [Spent],
     /// Nonces that expired before it are deleted.
     pub(in crate::audit) sweep: Option<Timestamp>,
     /// Checkpoints that witnesses cosigned: the witness's name and the note.
@@ -373,6 +374,16 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// The highest that each FIDO2 key has counted.
+    pub(in crate::audit) fn counters(&self) -> Result<BTreeMap<String, u32>, StoreError> {
+        let mut statement = self.connection.prepare(
+            "SELECT substr(name, length('counter:') + 1), value FROM marks
+             WHERE name LIKE 'counter:%'",
+        )?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     fn prove(&self, index: u64, body: &str, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         let stored = StoredHashes(&self.connection);
         let Checkpoint { size, root, .. } = *checkpoint;
@@ -516,8 +527,15 @@ fn insert(transaction: &Transaction<'_>, commit: &Commit<'_>) -> Result<(), rusq
     }
     let mut insert = transaction
         .prepare_cached("INSERT OR REPLACE INTO nonces (expires, nonce) VALUES (?1, ?2)")?;
-    for (nonce, expires) in commit.nonces {
-        insert.execute(params![expires.as_millis() as i64, nonce])?;
+    let mut mark = transaction.prepare_cached(
+        "INSERT INTO marks VALUES ('counter:' || ?1, ?2)
+         ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+    )?;
+    for spent in commit.spent {
+        insert.execute(params![spent.expires.as_millis() as i64, spent.nonce])?;
+        if let Some(counter) = &spent.counter {
+            mark.execute(params![counter.of, counter.value])?;
+        }
     }
     let mut last_expiries: BTreeMap<&str, Timestamp> = BTreeMap::new();
     for (ca, expires) in commit.rows.iter().filter_map(|row| row.expiry.as_ref()) {

@@ -125,6 +125,7 @@ fn event(number: u64, serial: Serial) -> Event {
         fingerprint: "SHA256:AAAA".to_owned(),
         source: "192.0.2.7".parse().expect("an address"),
         nonce: format!("nonce-{number:020}"),
+        counter: None,
     };
     let decision = Decision {
         policies: vec!["on-call-operates-servers".to_owned()],
@@ -146,6 +147,7 @@ fn event(number: u64, serial: Serial) -> Event {
                 user: "carol".parse().expect("a name"),
                 groups: vec!["on-call".parse().expect("a group")],
                 public_key: line.trim_end().to_owned(),
+                attestation: None,
                 by: Some(by("alice")),
             }
         }
