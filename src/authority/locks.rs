@@ -90,7 +90,7 @@ impl Authority {
                     .map_err(|error: crate::model::Invalid| Refusal::illegal(error.to_string()))?;
                 if self.directory().check_unlocked(|| [target.clone()]).is_ok() {
                     return Err(Refusal::NotFound(format!(
-                        "{target} is not locked: `hallpass lock list` shows what is"
+                        "{target} is not locked: `hallpass lock` shows what is"
                     )));
                 }
                 Ok(((), Event::Unlocked { target, by }))

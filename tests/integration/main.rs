@@ -15,6 +15,7 @@ mod enrolment;
 mod export;
 mod fail_closed;
 mod faults;
+mod fido2;
 mod hosts;
 mod identity;
 mod import;

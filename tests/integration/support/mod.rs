@@ -1,6 +1,7 @@
 //! The real parts that the tests are made of: a CA, people, an sshd, a PostgreSQL.
 
 mod agent;
+mod authenticator;
 mod ca;
 mod certificates;
 mod csr;
@@ -22,6 +23,7 @@ mod webhook;
 mod witness;
 
 pub(crate) use agent::Agent;
+pub(crate) use authenticator::{Authenticator, TOUCHED, VERIFIED, bytes};
 pub(crate) use ca::{
     Ca, Home, PASSPHRASE, Person, program, serve_fails, serve_fails_with, short_lived,
 };

@@ -94,7 +94,8 @@ impl<'a> Request<'a> {
         self.json(&ask)
     }
 
-    fn message(&self) -> String {
+    /// What is signed.
+    pub(crate) fn message(&self) -> String {
         let body = digest::digest(
             &digest::SHA256,
             self.signed_body.as_deref().unwrap_or(&self.body),
