@@ -1,4 +1,6 @@
-use crate::model::{Attestation, EntryIndex, LockSummary, UserKey};
+use super::{Counted, Counters, Touch, Unidentified, User};
+use crate::audit::Counter;
+use crate::model::{Attestation, EntryIndex, LockSummary, SecondFactor, Timestamp, UserKey};
 
 /// A key that is bound to a user.
 #[derive(Clone, Debug)]
@@ -21,7 +23,7 @@ impl Key {
     }
 
     /// The name by which it is known what it counted, since it was enrolled or unlocked.
-    pub fn counted(&self, fingerprint: &str) -> String {
+    fn counted(&self, fingerprint: &str) -> String {
         format!("{fingerprint}@{}", self.since)
     }
 
@@ -34,4 +36,42 @@ impl Key {
             locked: self.locked.clone(),
         }
     }
+}
+
+/// What a touch of a user's enrolled FIDO2 key is worth that signed something at `signed`, and what
+/// of it must be kept so that a copy of the key shows.
+///
+/// # Errors
+/// When the key is not the user's, or has counted back.
+pub fn second_factor(
+    user: &User,
+    fingerprint: &str,
+    touch: Touch,
+    counters: &Counters,
+    signed: Timestamp,
+    now: Timestamp,
+) -> Result<(SecondFactor, Option<Counter>), Unidentified> {
+    let key = user.keys.get(fingerprint).ok_or(Unidentified::UnknownKey)?;
+    let counter = Counter {
+        of: key.counted(fingerprint),
+        value: touch.counter,
+    };
+    let counter = match counters.count(&counter, signed, now) {
+        Counted::Fits => Some(counter),
+        Counted::DoesNotCount => None,
+        Counted::Unknown => return Err(Unidentified::Forgotten(signed)),
+        Counted::Back { newest } => {
+            return Err(Unidentified::CounterWentBack {
+                user: user.name.clone(),
+                counter: touch.counter,
+                newest,
+            });
+        }
+    };
+    let factor = SecondFactor {
+        verified: touch.verified,
+        attested: key.is_attested(),
+        time: signed,
+    };
+    Ok((factor, counter))
 }

@@ -15,7 +15,7 @@ pub use counters::{Counted, Counters};
 pub use directory::{Directory, EnrolmentError, Locked, User};
 pub use envelope::{MAX_SKEW, Proof, SignedRequest, possession_message, request_message};
 pub use hosts::{Host, Hosts, Joined};
-pub use key::Key;
+pub use key::{Key, second_factor};
 pub use replay::{ReplayGuard, Spent};
 pub use signature::{
     POSSESSION_NAMESPACE, REQUEST_NAMESPACE, SignatureError, Signed, Touch, verify,
@@ -157,34 +157,6 @@ impl Authentic<'_> {
             Spent::Unknown => Err(self.refused(Unidentified::Forgotten(self.proof.time))),
         }
     }
-
-    /// Holds the count of a FIDO2 key against those before. After the nonce: a request that
-    /// somebody sends again has its own count again, and that is nothing against the key.
-    fn count(
-        &self,
-        touch: Touch,
-        user: &User,
-        counters: &Counters,
-        now: Timestamp,
-    ) -> Result<Option<Counter>, Refusal> {
-        let Some(key) = user.keys.get(&self.fingerprint) else {
-            return Err(self.refused(Unidentified::UnknownKey));
-        };
-        let counter = Counter {
-            of: key.counted(&self.fingerprint),
-            value: touch.counter,
-        };
-        match counters.count(&counter, self.proof.time, now) {
-            Counted::Fits => Ok(Some(counter)),
-            Counted::DoesNotCount => Ok(None),
-            Counted::Unknown => Err(self.refused(Unidentified::Forgotten(self.proof.time))),
-            Counted::Back { newest } => Err(self.refused(Unidentified::CounterWentBack {
-                user: user.name.clone(),
-                counter: touch.counter,
-                newest,
-            })),
-        }
-    }
 }
 
 /// Verifies the signature and the time of a request. The signature comes first: what an unsigned
@@ -248,14 +220,18 @@ pub fn identify(
         .accepted(&authentic.fingerprint)
         .map_err(|why| authentic.refused(why))?;
     authentic.spend(replays, now)?;
-    let counter = match authentic.touch {
-        Some(touch) => authentic.count(touch, user, counters, now)?,
-        None => None,
+    // After the nonce: a request that somebody sends again has its own count again, and that is
+    // nothing against the key.
+    let (mfa, counter) = match authentic.touch {
+        Some(touch) => {
+            let fingerprint = &authentic.fingerprint;
+            let signed = authentic.proof.time;
+            second_factor(user, fingerprint, touch, counters, signed, now)
+                .map_err(|why| authentic.refused(why))
+                .map(|(mfa, counter)| (Some(mfa), counter))?
+        }
+        None => (None, None),
     };
-    let attested = user
-        .keys
-        .get(&authentic.fingerprint)
-        .is_some_and(Key::is_attested);
     Ok(Requester {
         actor: Actor {
             requester: user.name.clone(),
@@ -267,11 +243,7 @@ pub fn identify(
         },
         groups: user.groups.clone(),
         key_type: authentic.key.algorithm().as_str().to_owned(),
-        mfa: authentic.touch.map(|touch| SecondFactor {
-            verified: touch.verified,
-            attested,
-            time: authentic.proof.time,
-        }),
+        mfa,
         signed: authentic.proof.time,
         counter,
     })

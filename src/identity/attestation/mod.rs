@@ -240,7 +240,7 @@ mod tests {
     use ring::rand::SystemRandom;
     use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
     use ssh_encoding::Encode;
-    use ssh_key::public::{Ed25519PublicKey, SkEd25519};
+    use ssh_key::public::{Ed25519PublicKey, SkEcdsaSha2NistP256, SkEd25519};
 
     use super::*;
 
@@ -388,6 +388,44 @@ mod tests {
         let signature = sign(&signer, &[data.as_slice(), &challenge].concat());
         let file = file(&maker.certify(&signer, |_| {}), &signature, &data);
         assert!(attest(&key(1), &file, &challenge, &maker.roots(), now()).is_ok());
+    }
+
+    #[test]
+    fn a_u2f_authenticator_signs_in_its_own_way() {
+        let (maker, signer, made) = (
+            Maker::new(),
+            KeyPair::generate().unwrap(),
+            KeyPair::generate().unwrap(),
+        );
+        let point = made.public_key_raw();
+        let public = p256::EncodedPoint::from_bytes(point).unwrap();
+        let key = SkEcdsaSha2NistP256::new(public, "ssh:".to_owned());
+        let key = KeyData::SkEcdsaSha2NistP256(key);
+        let application = digest(&SHA256, b"ssh:");
+        let (x, y) = point[1..].split_at(32);
+        let cose: &[u8] = b"\xa5\x01\x02\x03\x26\x20\x01\x21\x58\x20";
+        let data = [
+            application.as_ref(),
+            b"\x41\0\0\0\0",
+            &[0; 16],
+            b"\0\x04cred",
+            cose,
+            x,
+            b"\x22\x58\x20",
+            y,
+        ]
+        .concat();
+        let hash = digest(&SHA256, CHALLENGE);
+        let message = [&[0], application.as_ref(), hash.as_ref(), b"cred", point].concat();
+        let file = file(
+            &maker.certify(&signer, |_| {}),
+            &sign(&signer, &message),
+            &data,
+        );
+        let attestation = attest(&key, &file, CHALLENGE, &maker.roots(), now()).unwrap();
+        assert!(attestation.root.is_some() && attestation.aaguid.is_none());
+        let other = attest(&key, &file, b"another", &maker.roots(), now());
+        assert_eq!(other, Err(AttestationError::Signature));
     }
 
     #[test]
