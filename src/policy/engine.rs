@@ -129,6 +129,11 @@ impl Engine {
         })
     }
 
+    /// All policies, by their ids.
+    pub(super) fn policies(&self) -> &[Policy] {
+        &self.policies
+    }
+
     /// Whether a requester may have a role for a purpose and a lifetime.
     pub fn decide_request(&self, ask: &Ask<'_>) -> Verdict {
         self.decide(self.request_of(ask))
@@ -181,7 +186,7 @@ impl Engine {
         request(asked.ok()?, context, self.circumstances(ask.circumstances))
     }
 
-    fn admin_request_of(
+    pub(super) fn admin_request_of(
         &self,
         requester: &UserName,
         action: AdminAction,
@@ -326,7 +331,7 @@ impl Engine {
     }
 
     /// A request that could not even be put to the policies is not permitted.
-    fn decide(&self, asked: Option<(Arc<Asked>, Request)>) -> Verdict {
+    pub(super) fn decide(&self, asked: Option<(Arc<Asked>, Request)>) -> Verdict {
         let Some((asked, request)) = asked else {
             return Verdict {
                 allowed: false,

@@ -5,6 +5,7 @@ mod action;
 mod bounds;
 mod cedar;
 mod engine;
+mod explain;
 mod prepared;
 mod roles;
 mod scope;
@@ -14,8 +15,9 @@ mod zone;
 pub use action::AdminAction;
 pub use bounds::{OutOfBounds, check_bounds};
 pub use engine::{Ask, Engine, Verdict};
+pub use explain::Explained;
 pub use roles::{Roles, RolesError};
-pub use set::{PolicyError, PolicySet};
+pub use set::{PolicyError, PolicySet, Stamp};
 pub use zone::TimeZone;
 
 /// The schema that policies are checked against.

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ring::digest;
@@ -38,7 +39,7 @@ impl PolicySet {
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
                 continue;
             };
-            if name != "roles.toml" && !name.ends_with(".cedar") {
+            if !is_policy(name) {
                 continue;
             }
             files.insert(name.to_owned(), read(&path)?);
@@ -46,7 +47,11 @@ impl PolicySet {
         Self::from_files(files, folder)
     }
 
-    fn from_files(files: BTreeMap<String, String>, folder: &Path) -> Result<Self, PolicyError> {
+    /// From the text of its files, of which `folder` is told in errors.
+    ///
+    /// # Errors
+    /// When they do not check.
+    pub fn from_files(files: BTreeMap<String, String>, folder: &Path) -> Result<Self, PolicyError> {
         let path = folder.join("roles.toml");
         let Some(roles) = files.get("roles.toml") else {
             let source = std::io::ErrorKind::NotFound.into();
@@ -66,6 +71,40 @@ impl PolicySet {
             files,
         })
     }
+}
+
+/// What tells whether a folder's policies are others without reading them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp(BTreeMap<String, (u64, i64, i64, u64)>);
+
+impl Stamp {
+    /// Of the files that [`PolicySet::load`] would read.
+    ///
+    /// # Errors
+    /// When the folder can't be read.
+    pub fn of(folder: &Path) -> std::io::Result<Self> {
+        let mut files = BTreeMap::new();
+        for file in fs::read_dir(folder)? {
+            let file = file?;
+            let name = file.file_name().to_string_lossy().into_owned();
+            if is_policy(&name) {
+                // Also through links, as configuration management lays them.
+                let metadata = fs::metadata(file.path())?;
+                let changed = (
+                    metadata.len(),
+                    metadata.mtime(),
+                    metadata.mtime_nsec(),
+                    metadata.ino(),
+                );
+                files.insert(name, changed);
+            }
+        }
+        Ok(Self(files))
+    }
+}
+
+fn is_policy(name: &str) -> bool {
+    name == "roles.toml" || name.ends_with(".cedar")
 }
 
 /// SHA-256 over name and text of each file, each preceded by its length in 8 bytes, big-endian.

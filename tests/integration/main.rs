@@ -21,6 +21,7 @@ mod import;
 mod independent;
 mod path;
 mod person;
+mod policy;
 mod postgres_refuses;
 mod reseal;
 mod rotation;
