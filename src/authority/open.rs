@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::home::{Home, HomeError};
 use super::in_force::{InForce, Keys, Open, StepError, Told};
 use super::init::public_fingerprint;
-use super::policies::{PolicyHistory, log_policy};
+use super::policies::{PolicyHistory, check_proven, log_policy};
 use super::throttle::Throttle;
 use super::{Authority, PolicySettings, now};
 use arc_swap::ArcSwap;
@@ -43,6 +43,9 @@ impl Authority {
         let lock = home.lock()?;
         // Cheap checks before a passphrase's costly key derivation.
         let policy = PolicySet::load(&home.policies())?;
+        if settings.require_proof {
+            check_proven(&policy).await?;
+        }
         let mut directory = Directory::default();
         let shared = Arc::new(RwLock::default());
         let live = Arc::clone(&shared);

@@ -12,7 +12,7 @@ use super::{Authority, Refusal, now};
 use crate::audit::{Actor, Entry, Event, Log, LogError, Reader, StoreError};
 use crate::identity::{Requester, SignedRequest};
 use crate::model::{EntryIndex, PolicyInForce, Timestamp};
-use crate::policy::{AdminAction, PolicyError, PolicySet, Stamp};
+use crate::policy::{AdminAction, Outcome, PolicyError, PolicySet, Prover, Stamp};
 
 /// How often it is looked whether the files are others.
 const LOOK: Duration = Duration::from_secs(2);
@@ -150,8 +150,15 @@ impl Authority {
         &self,
         asked: Option<(&SignedRequest, &Requester)>,
     ) -> Result<Option<String>, Refusal> {
-        let _alone = self.changes.lock().await;
         let policy = tokio::task::block_in_place(|| PolicySet::load(&self.policies))?;
+        if policy.digest == self.policy().digest {
+            return Ok(None);
+        }
+        // It may take seconds: administration goes on meanwhile.
+        if self.settings.require_proof {
+            check_proven(&policy).await?;
+        }
+        let _alone = self.changes.lock().await;
         if policy.digest == self.policy().digest {
             return Ok(None);
         }
@@ -200,6 +207,36 @@ impl Authority {
 
     fn history(&self) -> std::sync::MutexGuard<'_, PolicyHistory> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Proves the invariants of a policy set.
+///
+/// # Errors
+/// When one can't be proven.
+pub(super) async fn check_proven(policy: &PolicySet) -> Result<(), PolicyError> {
+    let proofs = async { Prover::start()?.prove(policy).await };
+    let proofs = proofs.await.map_err(|error| PolicyError::Unproven {
+        message: format!("policy.require_proof is set, and {error}"),
+    })?;
+    let broken: Vec<String> = proofs
+        .into_iter()
+        .filter_map(|proof| {
+            let why = match proof.outcome {
+                Outcome::Proven => return None,
+                Outcome::Broken { example } => format!("not for {example}"),
+                Outcome::Undecided { why } => why,
+            };
+            let (id, says) = (proof.invariant, proof.says);
+            Some(format!("invariant {id} ({says}) is not proven: {why}"))
+        })
+        .collect();
+    if broken.is_empty() {
+        Ok(())
+    } else {
+        Err(PolicyError::Unproven {
+            message: broken.join("; "),
+        })
     }
 }
 
