@@ -192,6 +192,7 @@ impl Office {
         Decision {
             policies: policies.iter().map(ToString::to_string).collect(),
             policy_set: self.policy.digest.clone(),
+            action: None,
             circumstances: Some(circumstances(by)),
         }
     }

@@ -213,6 +213,9 @@ pub struct PolicySettings {
     /// Where their hours and weekdays are (`HALLPASS_TIME_ZONE`).
     #[serde(default)]
     pub time_zone: TimeZone,
+    /// Whether only policies are loaded whose invariants are proven.
+    #[serde(default)]
+    pub require_proof: bool,
 }
 
 /// How the server's own log looks.

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use ssh_key::SshSig;
 use ssh_key::public::KeyData;
 
-use super::{Authority, Refusal, now, recorded, spent};
+use super::{Authority, Refusal, decision, now, recorded, spent};
 use crate::audit::{Asked, Decision, Event, Place, Slot};
 use crate::certificate::{
     ClientGrant, CsrSubject, SshUserGrant, SubjectError, Validity, check_ssh_key, parse_public_key,
@@ -19,7 +19,15 @@ use crate::model::{
     Reason, Receipt, Role, RoleName, Serial, SourceAddress, SshAccess, SshCertificateRequest,
     Timestamp, Ttl, X509CertificateRequest,
 };
-use crate::policy::{Ask, OutOfBounds, check_bounds};
+use crate::policy::{Ask, OutOfBounds, PolicySet, check_bounds};
+
+/// What is asked for, whatever the kind of certificate.
+struct Wanted {
+    role: RoleName,
+    purpose: Purpose,
+    reason: Option<Reason>,
+    ttl: Option<Ttl>,
+}
 
 /// A request within its role's bounds that policy permits.
 struct Granted<'a> {
@@ -31,14 +39,18 @@ struct Granted<'a> {
 }
 
 /// A request that is refused, with what of it the log should have.
-struct Declined {
+pub(super) struct Declined {
     asked: Option<Asked>,
     decision: Option<Decision>,
     refusal: Refusal,
 }
 
 impl Declined {
-    fn new(asked: Option<Asked>, decision: Option<Decision>, refusal: Refusal) -> Box<Self> {
+    pub(super) fn new(
+        asked: Option<Asked>,
+        decision: Option<Decision>,
+        refusal: Refusal,
+    ) -> Box<Self> {
         Box::new(Self {
             asked,
             decision,
@@ -66,7 +78,8 @@ impl Authority {
         let issued = async {
             let now = now();
             let requester = self.identify(request, source, now).await?;
-            match self.grant_ssh(request, &requester, now) {
+            let policy = self.policy();
+            match self.grant_ssh(&policy, request, &requester, now) {
                 Ok((subject, access, granted)) => {
                     let slot = self
                         .reserve_unlocked(request, &requester, &granted, now)
@@ -92,7 +105,8 @@ impl Authority {
         let issued = async {
             let now = now();
             let requester = self.identify(request, source, now).await?;
-            match self.grant_x509(request, &requester, now) {
+            let policy = self.policy();
+            match self.grant_x509(&policy, request, &requester, now) {
                 Ok((subject, access, granted)) => {
                     let slot = self
                         .reserve_unlocked(request, &requester, &granted, now)
@@ -143,14 +157,21 @@ impl Authority {
         }
     }
 
-    fn grant_ssh(
+    fn grant_ssh<'a>(
         &self,
+        policy: &'a PolicySet,
         request: &SignedRequest,
         requester: &Requester,
         now: Timestamp,
-    ) -> Result<(KeyData, &SshAccess, Granted<'_>), Box<Declined>> {
+    ) -> Result<(KeyData, &'a SshAccess, Granted<'a>), Box<Declined>> {
         let ask: SshCertificateRequest = self.parse(request)?;
-        let granted = self.grant(requester, &ask.role, &ask.purpose, ask.reason, ask.ttl, now)?;
+        let wanted = Wanted {
+            role: ask.role,
+            purpose: ask.purpose,
+            reason: ask.reason,
+            ttl: ask.ttl,
+        };
+        let granted = self.grant(policy, requester, wanted, now)?;
         let Access::Ssh(access) = &granted.role.access else {
             return Err(wrong_kind(
                 granted,
@@ -163,14 +184,21 @@ impl Authority {
         }
     }
 
-    fn grant_x509(
+    fn grant_x509<'a>(
         &self,
+        policy: &'a PolicySet,
         request: &SignedRequest,
         requester: &Requester,
         now: Timestamp,
-    ) -> Result<(CsrSubject, &DatabaseAccess, Granted<'_>), Box<Declined>> {
+    ) -> Result<(CsrSubject, &'a DatabaseAccess, Granted<'a>), Box<Declined>> {
         let ask: X509CertificateRequest = self.parse(request)?;
-        let granted = self.grant(requester, &ask.role, &ask.purpose, ask.reason, ask.ttl, now)?;
+        let wanted = Wanted {
+            role: ask.role,
+            purpose: ask.purpose,
+            reason: ask.reason,
+            ttl: ask.ttl,
+        };
+        let granted = self.grant(policy, requester, wanted, now)?;
         let Access::Database(access) = &granted.role.access else {
             return Err(wrong_kind(
                 granted,
@@ -188,23 +216,23 @@ impl Authority {
     }
 
     /// Holds a request against its role and policy.
-    fn grant(
+    fn grant<'a>(
         &self,
+        policy: &'a PolicySet,
         requester: &Requester,
-        name: &RoleName,
-        purpose: &Purpose,
-        reason: Option<Reason>,
-        ttl: Option<Ttl>,
+        wanted: Wanted,
         now: Timestamp,
-    ) -> Result<Granted<'_>, Box<Declined>> {
-        let role = self
-            .policy
-            .roles
-            .find(name)
-            .ok_or_else(|| Refusal::Denied {
-                code: "unknown-role",
-                detail: format!("there is no role {name}: `hallpass role list` shows yours"),
-            })?;
+    ) -> Result<Granted<'a>, Box<Declined>> {
+        let Wanted {
+            role: name,
+            purpose,
+            reason,
+            ttl,
+        } = wanted;
+        let role = policy.roles.find(&name).ok_or_else(|| Refusal::Denied {
+            code: "unknown-role",
+            detail: format!("there is no role {name}: `hallpass role list` shows yours"),
+        })?;
         let ttl = ttl.unwrap_or(role.default_ttl);
         let asked = Asked {
             role: name.clone(),
@@ -212,19 +240,19 @@ impl Authority {
             reason: reason.clone(),
             ttl: ttl.as_secs(),
         };
-        if let Err(refusal) = check_bounds(role, purpose, reason.as_ref(), ttl) {
+        if let Err(refusal) = check_bounds(role, &purpose, reason.as_ref(), ttl) {
             return Err(Declined::new(Some(asked), None, refusal.into()));
         }
         let circumstances = self.circumstances(requester, now);
-        let verdict = self.policy.engine.decide_request(&Ask {
+        let verdict = policy.engine.decide_request(&Ask {
             requester: &requester.actor.requester,
             role,
-            purpose,
+            purpose: &purpose,
             reason: reason.as_ref(),
             ttl,
             circumstances: &circumstances,
         });
-        let decision = self.decision(&verdict, circumstances);
+        let decision = decision(policy, &verdict, circumstances);
         if !verdict.allowed {
             let refusal = Refusal::denied(&verdict, || {
                 format!(
@@ -237,7 +265,7 @@ impl Authority {
         }
         Ok(Granted {
             role,
-            purpose: purpose.clone(),
+            purpose,
             ttl,
             asked,
             decision,
@@ -407,7 +435,7 @@ impl Authority {
         })
     }
 
-    async fn decline(
+    pub(super) async fn decline(
         &self,
         requester: &Requester,
         request: &SignedRequest,

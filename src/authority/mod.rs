@@ -6,6 +6,7 @@
 mod archiving;
 mod backup;
 mod enrolment;
+mod explaining;
 mod fleet;
 mod home;
 mod hosts;
@@ -15,6 +16,7 @@ mod init;
 mod issue;
 mod locks;
 mod open;
+mod policies;
 mod proving;
 mod reading;
 mod refusal;
@@ -37,9 +39,11 @@ pub use restore::{RestoreError, Restored};
 pub use tailing::Tail;
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
@@ -56,6 +60,7 @@ use crate::model::{Circumstances, SignedTrust, Timestamp, TrustBundle};
 use crate::policy::{AdminAction, PolicySet, Verdict};
 use crate::witness::Witnesses;
 use in_force::Keys;
+use policies::PolicyHistory;
 use throttle::Throttle;
 
 /// A certificate authority at work.
@@ -67,8 +72,13 @@ pub struct Authority {
     /// Signs what hosts are told to trust, with the log's key.
     signer: NoteSigner,
     /// The newest of that, and for which version.
-    signed: std::sync::Mutex<Option<(u64, SignedTrust)>>,
-    policy: PolicySet,
+    signed: Mutex<Option<(u64, SignedTrust)>>,
+    /// Changed once the change is on disk.
+    policy: ArcSwap<PolicySet>,
+    /// Where its files are.
+    policies: PathBuf,
+    /// Where the log has older ones. Changed by the log alone.
+    history: Arc<Mutex<PolicyHistory>>,
     settings: PolicySettings,
     /// Whose word counts when a FIDO2 key is enrolled.
     attestation_roots: AttestationRoots,
@@ -346,11 +356,11 @@ impl Authority {
         now: Timestamp,
     ) -> Result<Decision, Refusal> {
         let circumstances = self.circumstances(requester, now);
-        let verdict =
-            self.policy
-                .engine
-                .decide_admin(&requester.actor.requester, action, &circumstances);
-        let decision = self.decision(&verdict, circumstances);
+        let policy = self.policy();
+        let engine = &policy.engine;
+        let verdict = engine.decide_admin(&requester.actor.requester, action, &circumstances);
+        let mut decision = decision(&policy, &verdict, circumstances);
+        decision.action = Some(action.as_str().to_owned());
         if verdict.allowed {
             return Ok(decision);
         }
@@ -410,18 +420,20 @@ impl Authority {
         requester.circumstances(now, self.settings.time_zone.local(now))
     }
 
-    fn decision(&self, verdict: &Verdict, circumstances: Circumstances) -> Decision {
-        Decision {
-            policies: verdict.policies.clone(),
-            policy_set: self.policy.digest.clone(),
-            circumstances: Some(circumstances),
-        }
-    }
-
     fn directory(&self) -> RwLockReadGuard<'_, Directory> {
         self.directory
             .read()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the log keeps of a decision.
+fn decision(policy: &PolicySet, verdict: &Verdict, circumstances: Circumstances) -> Decision {
+    Decision {
+        policies: verdict.policies.clone(),
+        policy_set: policy.digest.clone(),
+        action: None,
+        circumstances: Some(circumstances),
     }
 }
 

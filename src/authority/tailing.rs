@@ -61,13 +61,14 @@ impl Authority {
         let actor = &requester.actor;
         let permitted = self.accepted(requester, |directory| {
             let action = AdminAction::ReadLog;
-            let engine = &self.policy.engine;
+            let policy = self.policy();
             directory.find(&actor.requester).is_some_and(|user| {
                 let circumstances = Circumstances {
                     groups: user.groups.clone(),
                     ..self.circumstances(requester, now())
                 };
-                engine
+                policy
+                    .engine
                     .decide_admin(&user.name, action, &circumstances)
                     .allowed
             })

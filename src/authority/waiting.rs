@@ -50,7 +50,8 @@ impl Authority {
     /// issued before the key was staged, everybody who logs in has asked since.
     fn waits_to_sign(&self, id: KeyId, key: &CaKey, now: Timestamp) -> Vec<String> {
         let clients_learn = matches!(id.kind, KeyKind::SshHost | KeyKind::X509Root);
-        let lives = self.policy.roles.iter().map(|role| role.max_ttl.duration());
+        let policy = self.policy();
+        let lives = policy.roles.iter().map(|role| role.max_ttl.duration());
         let longest: Duration = lives.max().unwrap_or_default();
         let known = key.since.time.plus(longest);
         let mut waits_for = Vec::new();

@@ -9,6 +9,7 @@ mod ca_key;
 mod circumstances;
 mod delivery;
 mod duration;
+mod explanation;
 mod invalid;
 mod lock;
 mod name;
@@ -31,6 +32,10 @@ pub use ca_key::{KeyId, KeyKind, KeyState};
 pub use circumstances::{Circumstances, LocalTime, Mfa, SecondFactor};
 pub use delivery::{Delivery, Endpoint, Receiver, WebhookUrl};
 pub use duration::{HostTtl, Ttl};
+pub use explanation::{
+    ConditionOutcome, ExplainRequest, ExplainedCondition, ExplainedPolicy, Explanation,
+    LoggedDecision, PolicyInForce,
+};
 pub use invalid::Invalid;
 pub use lock::LockTarget;
 pub use name::{

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use cedar_policy::{Policy, PolicyId, PolicySet, ValidationMode, Validator};
 use miette::Diagnostic;
 
-use super::PolicyError;
+use super::names::unknown_names;
+use super::{PolicyError, Roles};
 
 /// The policies of a file, each with the id of its `@id`, or else of its file and place.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<Policy>, PolicyError> {
@@ -36,19 +37,46 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<Policy>, PolicyError>
         .collect())
 }
 
-/// Holds a policy against the schema.
+/// What is wrong in a policy by the schema and the roles.
 pub(super) fn check(
+    validator: &Validator,
+    roles: Option<&Roles>,
+    path: &Path,
+    text: &str,
+    policy: &Policy,
+) -> Vec<PolicyError> {
+    let set = match PolicySet::from_policies([policy.clone()]) {
+        Ok(set) => set,
+        Err(error) => return vec![at(path, text, &error)],
+    };
+    let result = validator.validate(&set, ValidationMode::Strict);
+    let mut errors: Vec<_> = result
+        .validation_errors()
+        .map(|error| at(path, text, error))
+        .collect();
+    // Without roles, they are what is wrong.
+    if let Some(roles) = roles
+        && let Ok(written) = policy.to_json()
+    {
+        let unknown = unknown_names(&written, roles);
+        errors.extend(unknown.into_iter().map(|unknown| {
+            // Of two in a file, the first is shown.
+            let offset = text.find(&unknown.written).unwrap_or_default();
+            place(path, text, offset, unknown.message)
+        }));
+    }
+    errors
+}
+
+/// Holds a policy that no file has against the schema alone.
+pub(super) fn check_alone(
     validator: &Validator,
     path: &Path,
     text: &str,
     policy: &Policy,
 ) -> Result<(), PolicyError> {
-    let set = PolicySet::from_policies([policy.clone()]).map_err(|error| at(path, text, &error))?;
-    let result = validator.validate(&set, ValidationMode::Strict);
-    match result.validation_errors().next() {
-        None => Ok(()),
-        Some(error) => Err(at(path, text, error)),
-    }
+    let errors = check(validator, None, path, text, policy).into_iter();
+    errors.map(Err).collect()
 }
 
 pub(super) fn at(path: &Path, text: &str, error: &dyn Diagnostic) -> PolicyError {
@@ -61,11 +89,16 @@ pub(super) fn at(path: &Path, text: &str, error: &dyn Diagnostic) -> PolicyError
             .map(|label| label.offset())
     };
     let offset = label(error).or_else(|| first.and_then(label)).unwrap_or(0);
-    let before = text.get(..offset).unwrap_or_default();
     let mut message = error.to_string();
     if let Some(help) = error.help().or_else(|| first.and_then(Diagnostic::help)) {
         message = format!("{message}; {help}");
     }
+    place(path, text, offset, message)
+}
+
+/// An error at a byte of a text.
+pub(super) fn place(path: &Path, text: &str, offset: usize, message: String) -> PolicyError {
+    let before = text.get(..offset).unwrap_or_default();
     PolicyError::Cedar {
         path: path.to_owned(),
         line: before.matches('\n').count() + 1,

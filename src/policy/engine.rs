@@ -10,10 +10,10 @@ use cedar_policy::{
     Policy, PolicyId, PolicySet, Request, RestrictedExpression, Schema, Validator,
 };
 
-use super::cedar::{at, check, parse};
+use super::cedar::{check, parse};
 use super::prepared::{Asked, Prepared};
 use super::scope::Scope;
-use super::{AdminAction, PolicyError, SCHEMA};
+use super::{AdminAction, PolicyError, Roles, SCHEMA};
 use crate::model::{
     Access, Circumstances, Label, LocalTime, Mfa, Purpose, Reason, Role, Ttl, UserName,
 };
@@ -63,7 +63,7 @@ pub struct Ask<'a> {
 }
 
 /// What policy says to one request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// Whether it is permitted.
     pub allowed: bool,
@@ -78,27 +78,38 @@ impl Engine {
     /// The `age` of a second factor that there was none of.
     pub(super) const NEVER: i64 = i32::MAX as i64;
 
-    /// From policy files, each checked against the schema.
+    /// From policy files, each checked against the schema and the roles.
     ///
     /// # Errors
-    /// At the first that does not parse or check, with its place.
+    /// All that does not parse or check, with its place.
     pub(super) fn new<'a>(
         files: impl Iterator<Item = (PathBuf, &'a str)>,
-    ) -> Result<Self, PolicyError> {
-        let (schema, _) = Schema::from_cedarschema_str(SCHEMA).expect("a test parses the schema");
-        let validator = Validator::new(schema);
+        roles: Option<&Roles>,
+    ) -> Result<Self, Vec<PolicyError>> {
+        let validator = Validator::new(schema());
         let mut policies = BTreeMap::new();
+        let mut errors = Vec::new();
         for (path, text) in files {
-            for policy in parse(&path, text)? {
+            let parsed = match parse(&path, text) {
+                Ok(parsed) => parsed,
+                Err(error) => {
+                    errors.push(error);
+                    continue;
+                }
+            };
+            for policy in parsed {
+                errors.extend(check(&validator, roles, &path, text, &policy));
                 let id = policy.id().to_string();
                 if policies.contains_key(&id) {
-                    return Err(PolicyError::Twice { path, id });
+                    let path = path.clone();
+                    errors.push(PolicyError::Twice { path, id });
+                } else {
+                    policies.insert(id, policy);
                 }
-                check(&validator, &path, text, &policy)?;
-                PolicySet::from_policies([policy.clone()])
-                    .map_err(|error| at(&path, text, &error))?;
-                policies.insert(id, policy);
             }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
         }
         let entity_type =
             |name: &str| EntityTypeName::from_str(name).expect("a plain identifier is a type name");
@@ -127,6 +138,11 @@ impl Engine {
             factors: Prepared::default(),
             times: Prepared::default(),
         })
+    }
+
+    /// All policies, by their ids.
+    pub(super) fn policies(&self) -> &[Policy] {
+        &self.policies
     }
 
     /// Whether a requester may have a role for a purpose and a lifetime.
@@ -181,7 +197,7 @@ impl Engine {
         request(asked.ok()?, context, self.circumstances(ask.circumstances))
     }
 
-    fn admin_request_of(
+    pub(super) fn admin_request_of(
         &self,
         requester: &UserName,
         action: AdminAction,
@@ -327,18 +343,24 @@ impl Engine {
         }))
     }
 
+    /// A request that did not come from anybody, by all policies.
+    pub(super) fn decide_foreign(&self, request: &Request, entities: &Entities) -> Verdict {
+        match PolicySet::from_policies(self.policies.iter().cloned()) {
+            Ok(policies) => self.judge(request, &policies, entities),
+            Err(_) => Verdict::default(),
+        }
+    }
+
     /// A request that could not even be put to the policies is not permitted.
-    fn decide(&self, asked: Option<(Arc<Asked>, Request)>) -> Verdict {
-        let Some((asked, request)) = asked else {
-            return Verdict {
-                allowed: false,
-                policies: Vec::new(),
-                advice: Vec::new(),
-            };
-        };
-        let response = self
-            .authorizer
-            .is_authorized(&request, &asked.policies, &asked.entities);
+    pub(super) fn decide(&self, asked: Option<(Arc<Asked>, Request)>) -> Verdict {
+        match asked {
+            Some((asked, request)) => self.judge(&request, &asked.policies, &asked.entities),
+            None => Verdict::default(),
+        }
+    }
+
+    fn judge(&self, request: &Request, set: &PolicySet, entities: &Entities) -> Verdict {
+        let response = self.authorizer.is_authorized(request, set, entities);
         let errors = response.diagnostics().errors().count();
         let mut deciding: Vec<&PolicyId> = response.diagnostics().reason().collect();
         deciding.sort_unstable();
@@ -349,7 +371,7 @@ impl Engine {
         let advice = if allowed {
             Vec::new()
         } else {
-            advice(&asked.policies, &deciding)
+            advice(set, &deciding)
         };
         if errors > 0 {
             policies.clear();
@@ -360,6 +382,12 @@ impl Engine {
             advice,
         }
     }
+}
+
+/// The schema, read.
+pub(super) fn schema() -> Schema {
+    let (schema, _) = Schema::from_cedarschema_str(SCHEMA).expect("a test parses the schema");
+    schema
 }
 
 /// What a person can do who is refused.
@@ -444,7 +472,8 @@ mod tests {
     use super::*;
 
     fn engine(policy: &str) -> Result<Engine, PolicyError> {
-        Engine::new([(PathBuf::from("test.cedar"), policy)].into_iter())
+        let files = [(PathBuf::from("test.cedar"), policy)].into_iter();
+        Engine::new(files, Some(&roles())).map_err(|mut errors| errors.remove(0))
     }
 
     fn roles() -> Roles {
@@ -485,7 +514,7 @@ mod tests {
             .into_iter()
             .filter(|(name, _)| name.ends_with(".cedar"))
             .map(|(name, text)| (PathBuf::from(name), text));
-        Engine::new(files).unwrap()
+        Engine::new(files, Some(&roles())).unwrap()
     }
 
     #[test]
@@ -587,7 +616,7 @@ mod tests {
 
     #[test]
     fn what_policies_are_told_is_what_the_schema_says() {
-        let (schema, _) = Schema::from_cedarschema_str(SCHEMA).unwrap();
+        let schema = schema();
         let engine = starter();
         let (name, reason) = ("alice".parse().unwrap(), "INC-1".parse().unwrap());
         let workload = BTreeMap::from([

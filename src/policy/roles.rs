@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use serde::Deserialize;
+use toml::de::{DeTable, DeValue};
 
 use crate::model::{
     Access, DatabaseAccess, Invalid, Label, Purpose, ReasonRule, Role, RoleName, SourceAddress,
@@ -19,17 +20,27 @@ impl Roles {
     /// Reads the text of `roles.toml`.
     ///
     /// # Errors
-    /// When it is not TOML, has an unknown key, or declares something that is not legal.
-    pub fn parse(text: &str) -> Result<Self, RolesError> {
-        let written: Written =
-            toml::from_str(text).map_err(|error| RolesError::Toml(error.to_string()))?;
+    /// When it is not TOML, has an unknown key, or declares something that is not legal: the first
+    /// thing of each role.
+    pub fn parse(text: &str) -> Result<Self, Vec<RolesError>> {
+        let written: Written = toml::from_str(text).map_err(|error| {
+            vec![RolesError::Toml {
+                message: error.message().to_owned(),
+                offset: error.span().map_or(0, |span| span.start),
+            }]
+        })?;
+        let mut errors = Vec::new();
         let mut purposes = BTreeMap::new();
         for (name, description) in written.purposes {
-            let name = name.parse().map_err(|source| RolesError::Value {
-                place: "[purposes]".to_owned(),
-                source,
-            })?;
-            purposes.insert(name, description);
+            match name.parse() {
+                Ok(name) => {
+                    purposes.insert(name, description);
+                }
+                Err(source) => errors.push(RolesError::Value {
+                    place: format!("[purposes] {name}"),
+                    source,
+                }),
+            }
         }
         let mut roles = BTreeMap::new();
         let ssh = written
@@ -41,12 +52,20 @@ impl Roles {
             .into_iter()
             .map(|(name, role)| (name, WrittenRole::Database(role)));
         for (name, written) in ssh.chain(database) {
-            let role = written.into_role(&name, &purposes)?;
-            if roles.insert(role.name.clone(), role).is_some() {
-                return Err(RolesError::Twice(name));
+            match written.into_role(&name, &purposes) {
+                Ok(role) => {
+                    if roles.insert(role.name.clone(), role).is_some() {
+                        errors.push(RolesError::Twice(name));
+                    }
+                }
+                Err(error) => errors.push(error),
             }
         }
-        Ok(Self { roles, purposes })
+        if errors.is_empty() {
+            Ok(Self { roles, purposes })
+        } else {
+            Err(errors)
+        }
     }
 
     /// The role of that name.
@@ -366,9 +385,14 @@ fn network(text: &str) -> Result<IpNet, Invalid> {
 /// What is wrong with `roles.toml`.
 #[derive(Debug, thiserror::Error)]
 pub enum RolesError {
-    /// Not TOML, or not of this shape. The text names line and column.
-    #[error("{0}")]
-    Toml(String),
+    /// Not TOML, or not of this shape.
+    #[error("{message}")]
+    Toml {
+        /// What is wrong.
+        message: String,
+        /// Where, in bytes.
+        offset: usize,
+    },
     /// A value is not legal.
     #[error("{place}: {source}")]
     Value {
@@ -406,4 +430,34 @@ pub enum RolesError {
     /// An SSH and a database role share a name.
     #[error("{0} is both an SSH and a database role: give each its own name")]
     Twice(String),
+}
+
+impl RolesError {
+    /// Where in the text it is, in bytes.
+    pub(super) fn offset(&self, text: &str) -> usize {
+        let path = match self {
+            Self::Toml { offset, .. } => return *offset,
+            Self::Value { place, .. } => place.clone(),
+            Self::Empty { table, key } => format!("{table} {key}"),
+            Self::UnknownPurpose { table, .. } => format!("{table} purposes"),
+            Self::DefaultTtl { table, .. } => format!("{table} default_ttl"),
+            Self::Twice(name) => format!("[database.{name}]"),
+        };
+        let names = path.trim_start_matches('[').split(['.', ' ']);
+        let Ok(table) = DeTable::parse(text) else {
+            return 0;
+        };
+        let (mut table, mut offset) = (table.get_ref(), 0);
+        for name in names.map(|name| name.trim_end_matches(']')) {
+            let Some((key, value)) = table.get_key_value(name) else {
+                break;
+            };
+            offset = key.span().start;
+            match value.get_ref() {
+                DeValue::Table(inner) => table = inner,
+                _ => break,
+            }
+        }
+        offset
+    }
 }

@@ -27,7 +27,7 @@ impl Scope<'_> {
         }
     }
 
-    pub(super) fn fits_principal(&self, policy: &Policy) -> bool {
+    fn fits_principal(&self, policy: &Policy) -> bool {
         let is = |kind: &EntityTypeName| kind == self.principal.type_name();
         let within = |group: &EntityUid| is_in(self.principal, self.groups, group);
         match policy.principal_constraint() {

@@ -22,6 +22,7 @@ mod import;
 mod independent;
 mod path;
 mod person;
+mod policy;
 mod postgres_refuses;
 mod reseal;
 mod rotation;
