@@ -79,6 +79,8 @@ struct WrittenCase {
     mfa: Option<String>,
     #[serde(default)]
     mfa_age: u64,
+    #[serde(default)]
+    mfa_attested: bool,
     key_type: Option<String>,
     method: Option<String>,
     source: Option<IpAddr>,
@@ -209,15 +211,18 @@ impl WrittenCase {
             }
             _ => return Err(wrong("say what is asked for: role or action")),
         };
-        let age = self.mfa_age;
+        let (age, attested) = (self.mfa_age, self.mfa_attested);
         let mfa = match self.mfa.as_deref() {
+            None if attested => return Err(wrong("mfa_attested: say also what mfa showed")),
             None => None,
             Some("verified") => Some(Mfa {
                 verified: true,
+                attested,
                 age,
             }),
             Some("present") => Some(Mfa {
                 verified: false,
+                attested,
                 age,
             }),
             Some(_) => return Err(wrong("mfa: use \"verified\" or \"present\"")),

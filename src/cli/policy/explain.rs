@@ -57,6 +57,9 @@ pub(in crate::cli) struct Args {
     /// How many seconds ago it was shown
     #[arg(long, value_name = "SECONDS", requires = "mfa", default_value_t = 0)]
     mfa_age: u64,
+    /// By a key that a trusted maker attests
+    #[arg(long, requires = "mfa")]
+    mfa_attested: bool,
     /// The kind of the key that signs, such as ssh-ed25519
     #[arg(long, value_name = "TYPE")]
     key_type: Option<String>,
@@ -97,6 +100,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         key_type: args.key_type,
         mfa: args.mfa.map(|factor| Mfa {
             verified: verified(factor),
+            attested: args.mfa_attested,
             age: args.mfa_age,
         }),
         source: args.source,
@@ -133,8 +137,13 @@ fn text(explained: &Explanation) -> String {
     let groups: Vec<&str> = about.groups.iter().map(GroupName::as_str).collect();
     let factor = match about.mfa {
         None => "no second factor".to_owned(),
-        Some(Mfa { verified, age }) => format!(
-            "a second factor {} {age} s ago",
+        Some(Mfa {
+            verified,
+            attested,
+            age,
+        }) => format!(
+            "{} second factor {} {age} s ago",
+            if attested { "an attested" } else { "a" },
             if verified { "verified" } else { "touched" }
         ),
     };

@@ -35,6 +35,9 @@ pub struct Counterexample {
     pub ttl: Option<u64>,
     /// The second factor: `none`, `present` or `verified`.
     pub mfa: &'static str,
+    /// Whether a trusted maker attests it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mfa_attested: bool,
     /// How many seconds ago it was shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mfa_age: Option<i64>,
@@ -113,6 +116,7 @@ impl Counterexample {
                 (true, false) => "present",
                 (true, true) => "verified",
             },
+            mfa_attested: is("attested"),
             mfa_age: long(mfa.get("age")).filter(|age| *age != Engine::NEVER),
             source: text("source")
                 .unwrap_or_default()
@@ -165,6 +169,9 @@ impl fmt::Display for Counterexample {
             ("none", _) => write!(f, ", without a second factor")?,
             (kind, age) => {
                 write!(f, ", with a second factor ({kind}")?;
+                if self.mfa_attested {
+                    write!(f, ", attested")?;
+                }
                 if let Some(age) = age {
                     write!(f, ", {age} s ago")?;
                 }

@@ -24,7 +24,8 @@ pub(super) fn facts(roles: &Roles, only: Option<&str>) -> Vec<Policy> {
     let never = Engine::NEVER;
     let longest = Ttl::MAX.as_secs();
     let circumstances = format!(
-        "(context.mfa.present || (!context.mfa.verified && context.mfa.age == {never}))
+        "(context.mfa.present
+          || (!context.mfa.verified && !context.mfa.attested && context.mfa.age == {never}))
          && context.mfa.age >= 0 && context.mfa.age <= {never}
          && context.time.weekday >= 1 && context.time.weekday <= 7
          && context.time.hour >= 0 && context.time.hour <= 23
