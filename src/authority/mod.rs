@@ -203,8 +203,16 @@ impl Authority {
                 source,
                 refused,
             };
-            // Nothing is waited for before it is handed to the log: who asked may hang up at once.
-            self.log.reserve(now)?.commit(event, None).await?;
+            // Nothing is waited for before it is handed to the log: who asked may hang up at once. And
+            // nobody is accepted meanwhile: see there.
+            let slot = {
+                let _alone = self
+                    .directory
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner);
+                self.log.reserve(now)?
+            };
+            slot.commit(event, None).await?;
             return Ok(Refusal::Unidentified);
         }
         let known = refusal
@@ -251,7 +259,13 @@ impl Authority {
     ) -> Result<T, identity::Refusal> {
         let fingerprint = &requester.actor.fingerprint;
         let directory = self.directory();
+        let counter = requester.counter.as_ref();
         let why = match directory.accepted(fingerprint) {
+            // Its lock comes into the log when nobody reads the directory: what is done here stands
+            // before that.
+            Ok(user) if counter.is_some_and(|counter| self.counters.went_back(counter)) => {
+                Unidentified::KeyLocked(user.name.clone())
+            }
             Ok(user) if user.name == requester.actor.requester => return Ok(act(&directory)),
             Ok(_) => Unidentified::UnknownKey,
             Err(why) => why,
@@ -340,8 +354,8 @@ impl Authority {
             }
         };
         let held = Box::new((hold(&event), alone));
-        self.log
-            .reserve(now)?
+        self.reserve(request, &requester, now)
+            .await?
             .commit_holding(event, Some(spent(&requester)), Some(held))
             .await?;
         Ok(made)

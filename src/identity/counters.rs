@@ -58,6 +58,13 @@ impl Counters {
         }
     }
 
+    /// Whether a key went back since it said this.
+    pub fn went_back(&self, counter: &Counter) -> bool {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.get(&counter.of)
+            .is_some_and(|count| count.back.is_some())
+    }
+
     /// Takes the count of a request that was signed at `signed`.
     pub fn count(&self, counter: &Counter, signed: Timestamp, now: Timestamp) -> Counted {
         let Counter { of, value } = counter;
@@ -167,7 +174,13 @@ mod tests {
         for wrong in [10, 9, 1, 0] {
             let counters = counters(0);
             assert_eq!(count(&counters, 10, 0, 0), Counted::Fits);
+            let said = Counter {
+                of: "key@1".to_owned(),
+                value: 10,
+            };
+            assert!(!counters.went_back(&said));
             assert_eq!(count(&counters, wrong, 200, 200), back(10), "{wrong}");
+            assert!(counters.went_back(&said));
             assert_eq!(count(&counters, 11, 201, 201), back(10), "after {wrong}");
         }
         // The same twice is wrong however little time has passed.

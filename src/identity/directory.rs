@@ -244,9 +244,11 @@ impl Directory {
     }
 
     fn lock(&mut self, lock: LockSummary) {
-        if let LockTarget::Key(fingerprint) = &lock.target
-            && let Some(key) = self.key(fingerprint)
-        {
+        if let LockTarget::Key(fingerprint) = &lock.target {
+            let Some(key) = self.key(fingerprint) else {
+                // It was removed in that moment.
+                return;
+            };
             key.locked = Some(lock.clone());
         }
         self.locks.insert(lock.target.clone(), lock);
