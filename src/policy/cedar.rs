@@ -75,8 +75,8 @@ pub(super) fn check_alone(
     text: &str,
     policy: &Policy,
 ) -> Result<(), PolicyError> {
-    let errors = check(validator, None, path, text, policy).into_iter();
-    errors.map(Err).collect()
+    let mut errors = check(validator, None, path, text, policy).into_iter();
+    errors.try_for_each(Err)
 }
 
 pub(super) fn at(path: &Path, text: &str, error: &dyn Diagnostic) -> PolicyError {

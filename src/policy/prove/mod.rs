@@ -317,7 +317,16 @@ fn replay(example: &Env, one: &Set, other: &Set, engine: &Engine) -> Outcome {
     if !permits(one, request, entities) || permits(other, request, entities) {
         return why("the authorizer decides otherwise");
     }
-    match Counterexample::new(request, entities, verdict.policies) {
+    let matters = Counterexample::TOLD.into_iter().filter(|field| {
+        let speaks = |policy: &Policy| {
+            let text = policy.to_cedar().unwrap_or_default();
+            let written = [format!("context.{field}"), format!("context has {field}")];
+            let is_fact = policy.id().to_string().starts_with(FACT);
+            !is_fact && written.iter().any(|written| text.contains(written))
+        };
+        one.policies().chain(other.policies()).any(speaks)
+    });
+    match Counterexample::new(request, entities, verdict.policies, matters.collect()) {
         Some(example) => Outcome::Broken {
             example: Box::new(example),
         },
