@@ -13,13 +13,17 @@ use super::{PolicyError, Roles};
 pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<Policy>, PolicyError> {
     let set = PolicySet::from_str(text).map_err(|error| at(path, text, &error))?;
     if set.templates().next().is_some() {
-        return Err(PolicyError::Cedar {
-            path: path.to_owned(),
-            line: 1,
-            column: 1,
-            message: "templates (?principal, ?resource) are not used: write out the policy"
-                .to_owned(),
-        });
+        let slot = ["?principal", "?resource"]
+            .into_iter()
+            .filter_map(|slot| text.find(slot))
+            .min();
+        let message = "templates (?principal, ?resource) are not used: write out the policy";
+        return Err(place(
+            path,
+            text,
+            slot.unwrap_or_default(),
+            message.to_owned(),
+        ));
     }
     let file = path
         .file_name()
