@@ -95,6 +95,9 @@ impl Prover {
         let limit = format!("--tlimit-per={}", PATIENCE.as_millis());
         command
             .args(["--lang", "smt", "--incremental", &limit])
+            // It needs nothing of what a server's environment holds.
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .kill_on_drop(true);
         let no_solver = |error: String| ProveError::NoSolver(error);
         let solver = LocalSolver::from_command(&mut command)
