@@ -1,5 +1,6 @@
 //! Where each CA key stands, and what must come before its next step is safe.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::in_force::InForce;
@@ -50,9 +51,8 @@ impl Authority {
     /// issued before the key was staged, everybody who logs in has asked since.
     fn waits_to_sign(&self, id: KeyId, key: &CaKey, now: Timestamp) -> Vec<String> {
         let clients_learn = matches!(id.kind, KeyKind::SshHost | KeyKind::X509Root);
-        let policy = self.policy();
-        let lives = policy.roles.iter().map(|role| role.max_ttl.duration());
-        let longest: Duration = lives.max().unwrap_or_default();
+        // Also of roles that lived longer before the policies were loaded anew.
+        let longest = Duration::from_secs(self.longest.load(Ordering::Relaxed));
         let known = key.since.time.plus(longest);
         let mut waits_for = Vec::new();
         if clients_learn && known > now {

@@ -23,6 +23,7 @@ mod independent;
 mod path;
 mod person;
 mod policy;
+mod policy_tools;
 mod postgres_refuses;
 mod reseal;
 mod rotation;
