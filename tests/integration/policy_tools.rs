@@ -424,7 +424,7 @@ fn a_planted_hole_is_found_each_time() {
     let permit = |what: &str| {
         format!("@id(\"hole\")\npermit (principal, action, resource) when {{ {what} }};")
     };
-    let holes: [(&str, &str, &str, &str); 10] = [
+    let holes: [(&str, &str, &str, &str); 11] = [
         // An exception that is too wide.
         (
             "access.cedar",
@@ -451,6 +451,13 @@ fn a_planted_hole_is_found_each_time() {
             "access.cedar",
             "\"emergency\" && context.mfa.verified",
             "\"emergency\" && context.mfa.present",
+            "root-needs-a-verified-second-factor",
+        ),
+        // One that its maker attests, and that did not look who touched it.
+        (
+            "access.cedar",
+            "\"emergency\" && context.mfa.verified",
+            "\"emergency\" && context.mfa.attested",
             "root-needs-a-verified-second-factor",
         ),
         // `||` for `&&`.
@@ -549,8 +556,9 @@ fn as_case(example: &Value) -> String {
     }
     if text("mfa") != "none" {
         case += &format!(
-            "mfa = {:?}\nmfa_age = {}\n",
+            "mfa = {:?}\nmfa_attested = {}\nmfa_age = {}\n",
             text("mfa"),
+            example["mfa_attested"] == true,
             example["mfa_age"].as_u64().unwrap_or(2_147_483_647)
         );
     }
