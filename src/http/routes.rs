@@ -425,6 +425,6 @@ mod tests {
         ] {
             assert!(paths.contains_key(path), "{path}");
         }
-        assert_eq!(paths.len(), 47);
+        assert_eq!(paths.len(), 49);
     }
 }
