@@ -292,7 +292,7 @@ impl Point {
         let expected = Expected {
             newest,
             earlier: Vec::new(),
-            key: key.to_string(),
+            keys: vec![key.clone()],
             certificates: false,
         };
         let begun = Instant::now();

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    EntryIndex, GroupName, HostName, KeyId, LockTarget, Purpose, Reason, RoleName, Serial,
+    EntryIndex, GroupName, HostName, KeyId, KeyKind, LockTarget, Purpose, Reason, RoleName, Serial,
     Timestamp, UserName,
 };
 
@@ -241,7 +241,8 @@ pub enum Event {
         /// The issuing CA that a new root comes with.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         issuing: Option<NewCaKey>,
-        /// A new root's certificate by the old root's key, in PEM, for those who only know that.
+        /// For those who only know the key before: a new root's certificate by the old root's key,
+        /// in PEM, or the note in which the log's old key names the new one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cross: Option<String>,
         /// Why it was not waited for everybody who has to trust it.
@@ -409,7 +410,7 @@ pub struct RecordedCertificate {
 pub struct NewCaKey {
     /// Which.
     pub key: KeyId,
-    /// An OpenSSH line, or a certificate in PEM.
+    /// An OpenSSH line, a certificate in PEM, or a verifier key.
     pub public: String,
 }
 
@@ -471,6 +472,19 @@ impl Event {
                 | Self::CaKeyCancelled { .. }
                 | Self::CaKeyRevoked { .. }
         )
+    }
+
+    /// Whether what signs the log's checkpoints is another after it.
+    pub fn changes_log_keys(&self) -> bool {
+        let key = match self {
+            Self::CaKeyStaged { new, .. } => &new.key,
+            Self::CaKeyActivated { key, .. }
+            | Self::CaKeyRetired { key, .. }
+            | Self::CaKeyCancelled { key, .. }
+            | Self::CaKeyRevoked { key, .. } => key,
+            _ => return false,
+        };
+        key.kind == KeyKind::Log
     }
 
     /// The CA keys that it introduces.

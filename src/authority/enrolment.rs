@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use ssh_key::PublicKey;
 
 use super::{Authority, Refusal, now};
-use crate::audit::{Actor, Event};
+use crate::audit::{Actor, Event, With};
 use crate::certificate::{check_ssh_key, parse_public_key};
 use crate::identity::{Directory, EnrolmentError, SignedRequest, User};
 use crate::model::{NewKey, NewUser, UserName, UserSummary};
@@ -221,7 +221,7 @@ impl Authority {
                 source,
                 AdminAction::ManageUsers,
                 |by| make(&self.directory(), by),
-                |event| Some(Box::new(Suspension::begin(&self.directory, event))),
+                |event| With::holding(Suspension::begin(&self.directory, event)),
             )
             .await?;
         Ok(self.directory().find(&user).map(User::summary))

@@ -9,9 +9,9 @@ use super::home::{Home, HomeError};
 use super::in_force::{InForce, Told, step};
 use super::init::{public_fingerprint, random_serial, ssh_line};
 use super::now;
-use super::open::{OpenError, open_keys};
+use super::open::{OpenError, check_signed, open_keys};
 use super::rotation::root_that_crosses;
-use crate::audit::{Event, Log, LogError, NewCaKey, NoteSigner, Opened, StoreError, VerifierKey};
+use crate::audit::{Event, Log, LogError, NewCaKey, Opened, StoreError};
 use crate::certificate::{
     CertificateError, ForeignCa, ForeignCaError, cross_certificate, issuing_certificate,
 };
@@ -81,14 +81,12 @@ impl Home {
         let _lock = self.lock_idle()?;
         let now = now();
         let mut told = Told::default();
-        let log_id = KeyId::first(KeyKind::Log);
-        let verifier: VerifierKey = KeyStore::public_in(&self.keys(), log_id)?
-            .parse()
-            .map_err(|_| OpenError::LogKey)?;
-        let opened = Log::open(&self.database(), &verifier, now, |entry| told.hear(&entry))?;
+        let keys = self.log_keys()?;
+        let opened = Log::open(&self.database(), &keys, now, |entry| told.hear(&entry))?;
         if let Some((index, source)) = told.no_step.take() {
             return Err(OpenError::NoStep { index, source }.into());
         }
+        check_signed(&opened, &told.keyring)?;
         if opened.restored.is_some() {
             return Err(ImportError::Restored);
         }
@@ -97,9 +95,8 @@ impl Home {
         // What is wrong so far shows before the passphrase's costly key derivation.
         let store = KeyStore::open(&self.keys(), opening)?.with_token(token);
         let imported = plan.make(&store, import, &public)?;
-        plan.try_out(&store, &opened)?;
-        let signer = NoteSigner::open(&store.signer(log_id)?).ok_or(OpenError::LogKey)?;
-        let log = opened.start(signer, |_| {})?;
+        let in_force = plan.try_out(&store, &opened)?;
+        let log = opened.start(in_force.log, |_| {})?;
         for event in plan.events {
             log.reserve(now)?.commit(event, None).await?;
         }
@@ -370,12 +367,12 @@ impl Plan {
         Ok(())
     }
 
-    /// Whether a server will start on what is planned.
-    fn try_out(&self, store: &KeyStore, opened: &Opened) -> Result<(), ImportError> {
+    /// The keys as a server will find them after what is planned.
+    fn try_out(&self, store: &KeyStore, opened: &Opened) -> Result<InForce, ImportError> {
         let keyring = self.told.keyring.clone();
         let open = open_keys(store, &keyring, &opened.last_expiries)?;
-        InForce::new(keyring, &open, self.told.cross.clone(), EntryIndex(0))?;
-        Ok(())
+        let cross = self.told.cross.clone();
+        Ok(InForce::new(keyring, &open, cross, EntryIndex(0))?)
     }
 }
 

@@ -43,9 +43,8 @@ use std::time::SystemTime;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use crate::audit::NoteSigner;
 use crate::audit::{
-    Actor, Checkpoint, Decision, Event, Log, Reader, RecordedCertificate, Refused, Slot,
+    Actor, Checkpoint, Decision, Event, Log, Reader, RecordedCertificate, Refused, Slot, With,
 };
 use crate::identity::{self, Directory, ReplayGuard, Requester, SignedRequest, Unidentified};
 use crate::keys::KeyStore;
@@ -61,9 +60,7 @@ pub struct Authority {
     keys: Keys,
     /// Where new ones are kept.
     key_store: KeyStore,
-    /// Signs what hosts are told to trust, with the log's key.
-    signer: NoteSigner,
-    /// The newest of that, and for which version.
+    /// The newest of what hosts are told to trust, signed, and for which version.
     signed: std::sync::Mutex<Option<(u64, SignedTrust)>>,
     policy: PolicySet,
     /// Changed by the log alone, once a change is on disk.
@@ -261,14 +258,14 @@ impl Authority {
     }
 
     /// One change of what the log rebuilds: checked, logged and taken in, with no other in between.
-    /// `hold` gives what is let go when its outcome is certain.
+    /// `with` gives what comes with its entry.
     async fn change<T>(
         &self,
         request: &SignedRequest,
         source: IpAddr,
         action: AdminAction,
         make: impl FnOnce(Actor) -> Result<(T, Event), Refusal>,
-        hold: impl FnOnce(&Event) -> Option<Box<dyn Send>>,
+        with: impl FnOnce(&Event) -> With,
     ) -> Result<T, Refusal> {
         let now = now();
         let mut requester = self.identify(request, source, now).await?;
@@ -292,10 +289,18 @@ impl Authority {
                     .await);
             }
         };
-        let held = Box::new((hold(&event), alone));
+        let With { held, signers } = with(&event);
+        let held = Box::new((held, alone));
         self.log
             .reserve(now)?
-            .commit_holding(event, Some(spent(&requester)), Some(held))
+            .commit_with(
+                event,
+                Some(spent(&requester)),
+                With {
+                    held: Some(held),
+                    signers,
+                },
+            )
             .await?;
         Ok(made)
     }

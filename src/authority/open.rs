@@ -7,7 +7,7 @@ use super::in_force::{InForce, Keys, Open, StepError, Told};
 use super::init::public_fingerprint;
 use super::throttle::Throttle;
 use super::{Authority, now};
-use crate::audit::{Entry, Event, Log, LogError, NoteSigner, Reader, StoreError, VerifierKey};
+use crate::audit::{Entry, Event, Log, LogError, Opened, Reader, StoreError, VerifierKey};
 use crate::certificate::CertificateError;
 use crate::identity::{Directory, ReplayGuard};
 use crate::keys::{self, KeyStore, Keyring, Opening, TokenKeys};
@@ -51,29 +51,25 @@ impl Authority {
                 last_policy_set = Some(policy_set);
             }
         };
-        let log_id = KeyId::first(KeyKind::Log);
-        let log_key = KeyStore::public_in(&home.keys(), log_id)?;
-        let verifier: VerifierKey = log_key.parse().map_err(|_| OpenError::LogKey)?;
-        let mut opened = Log::open(&home.database(), &verifier, now, each)?;
+        let mut opened = Log::open(&home.database(), &home.log_keys()?, now, each)?;
         *shared.write().unwrap_or_else(PoisonError::into_inner) = directory;
         if let Some((index, source)) = told.no_step {
             return Err(OpenError::NoStep { index, source });
         }
+        check_signed(&opened, &told.keyring)?;
         let reader = Reader::open(&home.database())?;
 
         let store = KeyStore::open(&home.keys(), opening)?.with_token(token);
         let open = open_keys(&store, &told.keyring, &opened.last_expiries)?;
         let in_force = InForce::new(told.keyring, &open, told.cross, told.version)
             .map_err(OpenError::Certificate)?;
-        let log_signer = store.signer(log_id)?;
-        let open_signer = || NoteSigner::open(&log_signer).ok_or(OpenError::LogKey);
-        let (signer, statements) = (open_signer()?, open_signer()?);
+        let signers = in_force.log.clone();
         let keys = Keys::new(in_force, open);
         let live_keys = keys.clone();
 
         let replays = ReplayGuard::new(std::mem::take(&mut opened.nonces), opened.forgotten, now);
         let (restored, forgotten) = (opened.restored, opened.forgotten);
-        let log = opened.start(signer, move |entry| {
+        let log = opened.start(signers, move |entry| {
             let live: &RwLock<Directory> = &live;
             live.write()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -114,7 +110,6 @@ impl Authority {
         Ok(Self {
             keys,
             key_store: store,
-            signer: statements,
             signed: std::sync::Mutex::default(),
             policy,
             directory: shared,
@@ -128,6 +123,20 @@ impl Authority {
             witnesses: Witnesses::default(),
             _lock: lock,
         })
+    }
+}
+
+impl Home {
+    /// The verifier keys of the log that are in `keys/`, those of the past included. Which of them
+    /// signs, the log tells.
+    ///
+    /// # Errors
+    /// When there is none, or one can't be read.
+    pub fn log_keys(&self) -> Result<Vec<VerifierKey>, OpenError> {
+        let keys = KeyStore::publics_in(&self.keys(), KeyKind::Log)?;
+        let keys = keys.into_iter();
+        keys.map(|(id, key)| key.parse().map_err(|_| OpenError::LogKey { id }))
+            .collect()
     }
 }
 
@@ -172,6 +181,19 @@ fn pieces(text: &str) -> Vec<&str> {
     pieces
 }
 
+/// Checks that the newest checkpoint is signed by the key that the log itself says signs: not by one
+/// that was retired or revoked, whoever may have that by now.
+pub(super) fn check_signed(opened: &Opened, keyring: &Keyring) -> Result<(), OpenError> {
+    let (id, key) = keyring.active(KeyKind::Log).ok_or(OpenError::Certificate(
+        CertificateError::CaCertificate("no key signs the log"),
+    ))?;
+    let verifier: VerifierKey = key.public.parse().map_err(|_| OpenError::LogKey { id })?;
+    if opened.is_signed_by(&verifier) {
+        return Ok(());
+    }
+    Err(OpenError::OtherLogKey { id })
+}
+
 /// Opens the keys that sign or are about to. What lies beside each must be what the log introduced.
 /// The roots' keys stay sealed: they only ever sign issuing CAs.
 pub(super) fn open_keys(
@@ -189,7 +211,7 @@ pub(super) fn open_keys(
         }
         let signs = matches!(
             id.kind,
-            KeyKind::SshUser | KeyKind::SshHost | KeyKind::X509Issuing
+            KeyKind::SshUser | KeyKind::SshHost | KeyKind::X509Issuing | KeyKind::Log
         );
         if signs {
             let last_expiry = last_expiries.get(&public_fingerprint(&key.public)?);
@@ -226,11 +248,21 @@ pub enum OpenError {
         /// Why.
         source: StepError,
     },
-    /// The log's key is none, or not the one beside it.
+    /// The log's key is none.
+    #[error("keys/{id}.vkey is no verifier key: restore keys/ from a backup")]
+    LogKey {
+        /// Which.
+        id: KeyId,
+    },
+    /// The log is signed by a key that is not its key any more, or not yet.
     #[error(
-        "keys/log-1.vkey is not the verifier key of keys/log-1.age: restore keys/ from a backup"
+        "the newest checkpoint of the audit log is not signed by {id}, which the log says signs it: \
+         restore keys/ and hallpass.db from the same backup"
     )]
-    LogKey,
+    OtherLogKey {
+        /// The key that should have signed it.
+        id: KeyId,
+    },
     /// A CA's certificate.
     #[error(transparent)]
     Certificate(#[from] CertificateError),

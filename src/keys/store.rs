@@ -278,6 +278,23 @@ impl KeyStore {
         fs::read_to_string(&path).map_err(|source| unreadable(&path, source))
     }
 
+    /// The public parts of all keys of a kind that are there, from the first on.
+    ///
+    /// # Errors
+    /// When there is not even a first, or a file can't be read.
+    pub fn publics_in(folder: &Path, kind: KeyKind) -> Result<Vec<(KeyId, String)>, StoreError> {
+        let mut id = KeyId::first(kind);
+        let mut found = vec![(id, Self::public_in(folder, id)?)];
+        loop {
+            id.number += 1;
+            match Self::public_in(folder, id) {
+                Ok(public) => found.push((id, public)),
+                Err(StoreError::Missing { .. }) => return Ok(found),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     fn sealed_path(&self, id: KeyId) -> PathBuf {
         self.folder.join(format!("{id}.age"))
     }
