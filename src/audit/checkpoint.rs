@@ -1,7 +1,6 @@
 //! Checkpoints: what the log was at a size, signed (C2SP tlog-checkpoint, signed-note and
 //! tlog-cosignature).
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -323,11 +322,12 @@ impl Checkpoint {
         Ok(checkpoint && key.verified(&note)?.is_some())
     }
 
-    /// Whether the log's signatures on it claim to be those of these keys, all of them and no other.
+    /// Whether the log's signatures on it claim to be those of these keys, all of them in that order
+    /// and no other.
     pub fn is_signed_by_exactly(&self, keys: &[VerifierKey]) -> bool {
-        let known: BTreeSet<u32> = keys.iter().map(|key| key.id).collect();
+        let known: Vec<u32> = keys.iter().map(|key| key.id).collect();
         let lines = self.signature_lines().into_iter();
-        let claimed: BTreeSet<u32> = lines
+        let claimed: Vec<u32> = lines
             .filter_map(|line| Signature::from_bytes(line.as_bytes()).ok())
             .filter(|line| line.name() == Self::origin(&self.note))
             .map(|line| line.id())

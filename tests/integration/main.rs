@@ -19,6 +19,7 @@ mod hosts;
 mod identity;
 mod import;
 mod independent;
+mod log_key;
 mod path;
 mod person;
 mod postgres_refuses;

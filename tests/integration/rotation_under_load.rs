@@ -68,6 +68,7 @@ fn no_login_fails_and_afterwards_no_old_key_opens_anything() {
             &["ssh-user"][..],
             &["ssh-host"],
             &["x509-issuing", "x509-root"],
+            &["log"],
         ]
         .map(|kinds| {
             let (ca, address, admin) = (&ca, &address, &admin);
@@ -79,7 +80,7 @@ fn no_login_fails_and_afterwards_no_old_key_opens_anything() {
         std::thread::sleep(Duration::from_secs(2));
         // Whatever happened: nobody would wait for clients that never end.
         done.store(true, Ordering::Relaxed);
-        assert_eq!(rotated, [true; 3], "rotations that ended");
+        assert_eq!(rotated, [true; 4], "rotations that ended");
     });
     let ca = ca.into_inner().unwrap().unwrap();
     let failures = failures.into_inner().unwrap();
@@ -120,6 +121,22 @@ fn no_login_fails_and_afterwards_no_old_key_opens_anything() {
         ca.home.path().to_str().unwrap(),
     ]);
     verified.ok();
+    let signs = keys(&admin, KeyKind::Log).pop().unwrap().0;
+    let new = fs::read_to_string(ca.home.path().join(format!("keys/{signs}.vkey"))).unwrap();
+    for (name, folder) in [
+        ("a person", bob.folder.join("config")),
+        ("a host", servers[0].folder.join("state")),
+    ] {
+        let known = fs::read_to_string(folder.join("client.toml")).unwrap();
+        assert!(
+            known.contains(&format!("log_key = {:?}", new.trim())),
+            "{name}: {known}"
+        );
+        assert!(
+            !known.contains("log_keys = "),
+            "{name} knows no other: {known}"
+        );
+    }
 }
 
 fn login(person: &Person, host: &Host) -> Ran {

@@ -122,16 +122,17 @@ fn from_ca(args: &Verify) -> Result<(), Failure> {
 /// Reads a checkpoint of a log. Which of its keys should have signed it, only its entries tell.
 fn of_log(note: &str, keys: &[VerifierKey]) -> Result<Checkpoint, CheckpointError> {
     let checkpoint = Checkpoint::unchecked(note)?;
-    match keys
-        .iter()
-        .find(|key| key.name() != Checkpoint::origin(note))
-    {
-        Some(key) => Err(CheckpointError::AnotherLog {
-            origin: Checkpoint::origin(note).to_owned(),
-            expected: key.name().to_owned(),
-        }),
-        None => Ok(checkpoint),
+    let origin = Checkpoint::origin(note);
+    for key in keys {
+        if key.name() != origin {
+            return Err(CheckpointError::AnotherLog {
+                origin: origin.to_owned(),
+                expected: key.name().to_owned(),
+            });
+        }
+        checkpoint.is_signed_by(key)?;
     }
+    Ok(checkpoint)
 }
 
 fn check(

@@ -65,7 +65,7 @@ Examples:
   hallpass key rotate ssh-user
   hallpass key rotate ssh-user --follow    (all steps, each as soon as it is safe)")]
 pub(super) struct Rotate {
-    /// What it signs: ssh-user, ssh-host, x509-issuing or x509-root
+    /// What it signs: ssh-user, ssh-host, x509-issuing, x509-root or log
     kind: KeyKind,
     /// Go all the way: activate it and retire the old one, each as soon as it is safe. Can be
     /// interrupted; the same command takes it up again
@@ -113,8 +113,8 @@ pub(super) struct Cancel {
 ///
 /// A fresh key signs in its place from the same moment on. Hosts and databases take the old key's
 /// certificates until they have the new trust bundle. An issuing CA can't be distrusted but with its
-/// root, so all of X.509 begins anew; when a root is revoked, people run `hallpass connect` again. What it signed that is still good is listed
-/// by requester.
+/// root, so all of X.509 begins anew; when a root or the log's key is revoked, people run `hallpass connect`
+/// again. What it signed that is still good is listed by requester.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:

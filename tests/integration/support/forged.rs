@@ -1,6 +1,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use hallpass::certificate::{ClientGrant, CsrSubject, IssuingCa, SshCa, SshUserGrant, Validity};
 use hallpass::keys::{KeyStore, Passphrase};
 use hallpass::model::{EntryIndex, KeyId, Serial};
@@ -21,6 +23,17 @@ impl Thief {
 
     pub(crate) fn ssh(&self, id: KeyId) -> SshCa {
         SshCa::new(self.0.signer(id).expect("the key").signer).expect("a CA")
+    }
+
+    /// The line of a signature by a key of the log.
+    pub(crate) fn note(&self, id: KeyId, text: &str) -> String {
+        let key = self.0.signer(id).expect("the key");
+        let signature = key.signer.sign(text.as_bytes()).expect("a signature");
+        let mut parts = key.public.split('+');
+        let (name, number) = (parts.next().expect("a name"), parts.next().expect("an id"));
+        let number = u32::from_str_radix(number, 16).expect("an id");
+        let signature = STANDARD.encode([&number.to_be_bytes(), &*signature].concat());
+        format!("\u{2014} {name} {signature}\n")
     }
 
     pub(crate) fn issuing(&self, id: KeyId) -> IssuingCa {
