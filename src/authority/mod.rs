@@ -14,6 +14,7 @@ mod in_force;
 mod init;
 mod issue;
 mod locks;
+mod offline_root;
 mod open;
 mod proving;
 mod reading;
@@ -28,8 +29,9 @@ mod witnessing;
 
 pub use backup::{BackedUp, BackupError};
 pub use home::{Config, Home, HomeError, LogFormat};
-pub use importing::{ImportError, KeyImport, KeyImported};
+pub use importing::{ImportError, Incoming, KeyImport, KeyImported};
 pub use init::{Created, InitError, Inventory};
+pub use offline_root::KeyInstall;
 pub use open::{Clock, OpenError};
 pub use reading::Which;
 pub use refusal::Refusal;

@@ -282,7 +282,7 @@ impl Authority {
         if !self.key_store.has_private(id) {
             return Err(Refusal::Conflict(format!(
                 "the private key of {id} is elsewhere, and only there an issuing CA can be signed \
-                 under it: `hallpass key import x509-issuing` brings one in, `hallpass key rotate \
+                 under it: `hallpass key csr x509-issuing` requests it, `hallpass key rotate \
                  x509-root` makes a root here"
             )));
         }

@@ -20,6 +20,7 @@ mod identity;
 mod import;
 mod independent;
 mod log_key;
+mod offline_root;
 mod path;
 mod person;
 mod postgres_refuses;
