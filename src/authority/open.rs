@@ -7,7 +7,9 @@ use super::in_force::{InForce, Keys, Open, StepError, Told};
 use super::init::public_fingerprint;
 use super::throttle::Throttle;
 use super::{Authority, now};
-use crate::audit::{Entry, Event, Log, LogError, Opened, Reader, StoreError, VerifierKey};
+use crate::audit::{
+    Entry, Event, Log, LogError, NoteSigner, Opened, Reader, StoreError, VerifierKey,
+};
 use crate::certificate::CertificateError;
 use crate::identity::{Directory, ReplayGuard};
 use crate::keys::{self, KeyStore, Keyring, Opening, TokenKeys};
@@ -216,6 +218,9 @@ pub(super) fn open_keys(
         if signs {
             let last_expiry = last_expiries.get(&public_fingerprint(&key.public)?);
             let signer = store.signer(id)?.signer;
+            if id.kind == KeyKind::Log && NoteSigner::of(&key.public, signer.clone()).is_none() {
+                return Err(OpenError::LogKey { id });
+            }
             open.add(id, signer, last_expiry.copied().unwrap_or_default());
         }
     }
@@ -248,8 +253,8 @@ pub enum OpenError {
         /// Why.
         source: StepError,
     },
-    /// The log's key is none.
-    #[error("keys/{id}.vkey is no verifier key: restore keys/ from a backup")]
+    /// The log's key is none, or not the one beside it.
+    #[error("keys/{id}.vkey is not the verifier key of keys/{id}.age: restore keys/ from a backup")]
     LogKey {
         /// Which.
         id: KeyId,

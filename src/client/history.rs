@@ -34,13 +34,22 @@ impl<'a> History<'a> {
         if as_known {
             return Ok(known.now());
         }
-        // Without a proof, there is nothing but what is known.
+        self.follow_keys()?;
+        Ok(self.api.log_keys().now())
+    }
+
+    /// Takes over the keys of the log that a known one vouches for. Without a proof, there is nothing
+    /// but what is known.
+    ///
+    /// # Errors
+    /// When newer ones can't be kept.
+    pub fn follow_keys(&self) -> Result<(), HistoryError> {
         if let Ok(signed) = self.api.signed_trust()
-            && let Some(trust) = known.believe(&signed)
+            && let Some(trust) = self.api.log_keys().believe(&signed)
         {
             self.api.know_log_keys(self.folder.follow_log(&trust)?);
         }
-        Ok(self.api.log_keys().now())
+        Ok(())
     }
 
     /// Checks that a certificate is in the log, and that this log continues the one seen before.

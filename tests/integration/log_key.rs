@@ -114,7 +114,7 @@ fn a_log_key_is_rotated_and_everybody_follows_by_themselves() {
     assert_eq!(signed_by(&ca.home, &checkpoint(&admin)), [2]);
     login(&bob).ok();
     host.sync().ok();
-    assert_eq!(known(&bob), [new.clone()]);
+    assert_eq!(known(&bob), std::slice::from_ref(&new));
     for folder in [bob.folder.join("config"), host.folder.join("state")] {
         let text = client_toml(&folder);
         assert!(text.contains(&format!("log_key = {new:?}")), "{text}");
