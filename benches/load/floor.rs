@@ -17,13 +17,13 @@ use hallpass::identity::{
 use hallpass::keys::{KeyStore, random_bytes};
 use hallpass::model::{Access, EntryIndex, Role, Serial, Timestamp};
 use hallpass::model::{KeyId, KeyKind};
-use hallpass::policy::PolicySet;
+use hallpass::policy::{Ask, PolicySet};
 use ssh_key::SshSig;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::client::{Signed, Signer, Subject, nonce, now};
-use crate::home::{GROUP, Home};
+use crate::home::{Home, circumstances};
 use crate::records::Ends;
 use crate::target::Kind;
 use crate::{process, stretch};
@@ -176,18 +176,18 @@ fn tls(signer: &Signer, subject: &Subject, answer: usize) -> f64 {
 
 fn decide(policy: &PolicySet, event: &Event, role: &Role) -> f64 {
     let (by, asked) = said(event);
-    let groups = [GROUP.parse().expect("a legal name")];
+    let circumstances = circumstances(by);
     median(REQUESTS, || {
         on_all_cores(|| {
             for _ in 0..REQUESTS {
-                let verdict = policy.engine.decide_request(
-                    &by.requester,
-                    &groups,
+                let verdict = policy.engine.decide_request(&Ask {
+                    requester: &by.requester,
                     role,
-                    &asked.purpose,
-                    role.default_ttl,
-                    by.source,
-                );
+                    purpose: &asked.purpose,
+                    reason: asked.reason.as_ref(),
+                    ttl: role.default_ttl,
+                    circumstances: &circumstances,
+                });
                 assert!(black_box(verdict).allowed, "permitted");
             }
         })

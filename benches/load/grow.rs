@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 
 use crate::CONNECTIONS;
 use crate::client::{Hallpass, Signer, nonce, now};
-use crate::home::Home;
+use crate::home::{Home, circumstances};
 use crate::stretch::{self, Certificates};
 use crate::target::Kind;
 
@@ -187,10 +187,12 @@ impl Office {
         slot.commit(event, Some(spent)).await.expect("a commit");
     }
 
-    fn decision(&self, policies: &[&str]) -> Decision {
+    fn decision(&self, by: &Actor, policies: &[&str]) -> Decision {
         Decision {
             policies: policies.iter().map(ToString::to_string).collect(),
             policy_set: self.policy.digest.clone(),
+            action: None,
+            circumstances: Some(circumstances(by)),
         }
     }
 
@@ -199,6 +201,7 @@ impl Office {
             "no policy permits {} role {} for purpose {}",
             by.requester, request.role, request.purpose
         );
+        let decision = self.decision(&by, &[]);
         Event::RequestRefused {
             by,
             request: Some(request),
@@ -207,7 +210,7 @@ impl Office {
                 code: "denied".to_owned(),
                 detail,
             },
-            decision: Some(self.decision(&[])),
+            decision: Some(decision),
         }
     }
 
@@ -245,10 +248,11 @@ impl Office {
             ca: self.ca.clone(),
             certificate: self.ssh_ca.user_certificate(&grant).expect("a certificate"),
         };
+        let decision = self.decision(&by, &["on-call-incident"]);
         Event::CertificateIssued {
             by,
             request,
-            decision: self.decision(&["on-call-incident"]),
+            decision,
             certificate,
         }
     }

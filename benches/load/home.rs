@@ -10,10 +10,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hallpass::audit::{Entry, Event, Filter, Reader};
+use hallpass::audit::{Actor, Entry, Event, Filter, Reader};
 use hallpass::authority;
 use hallpass::keys::{KeyStore, Passphrase};
-use hallpass::model::{KeyKind, NewUser};
+use hallpass::model::{Circumstances, KeyKind, LocalTime, NewUser};
 
 use crate::client::Signer;
 use crate::server::Server;
@@ -23,6 +23,23 @@ const ADMIN: &str = "alice";
 const USER: &str = "bob";
 /// The starter policies let it have an SSH role and a database role.
 pub(crate) const GROUP: &str = "on-call";
+
+/// How and when somebody of that group asks.
+pub(crate) fn circumstances(by: &Actor) -> Circumstances {
+    Circumstances {
+        groups: vec![GROUP.parse().expect("a legal name")],
+        method: by.method.clone(),
+        key_type: "ssh-ed25519".to_owned(),
+        mfa: None,
+        source: by.source,
+        time: LocalTime {
+            weekday: 1,
+            hour: 9,
+            minute: 30,
+        },
+        workload: None,
+    }
+}
 /// How many entries are read at a time.
 const PAGE: usize = 10_000;
 

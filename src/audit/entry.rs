@@ -3,8 +3,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    EntryIndex, GroupName, HostName, KeyId, KeyKind, LockTarget, Purpose, Reason, RoleName, Serial,
-    Timestamp, UserName,
+    Circumstances, EntryIndex, GroupName, HostName, KeyId, KeyKind, LockTarget, Purpose, Reason,
+    RoleName, Serial, Timestamp, UserName,
 };
 
 /// One entry of the log. Its JSON text, as stored, is what counts; docs/log.md describes it.
@@ -55,13 +55,16 @@ pub enum Event {
         /// The piece.
         text: String,
     },
-    /// A policy set that was not in force before came into force. Its text stands in the entries
-    /// before.
+    /// Another policy set came into force. Its text stands in the entries before, or where it came
+    /// into force first.
     PolicyLoaded {
         /// Its digest, as certificates' entries name it.
         policy_set: String,
         /// Its files.
         files: Vec<String>,
+        /// Who had it loaded; nobody when the server did by itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Actor>,
     },
     /// A user was enrolled.
     UserEnrolled {
@@ -373,6 +376,12 @@ pub struct Decision {
     pub policies: Vec<String>,
     /// The digest of the policy set.
     pub policy_set: String,
+    /// What of administration was asked for, when no role was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// On what, beside the request itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circumstances: Option<Circumstances>,
 }
 
 /// Why a request was refused.

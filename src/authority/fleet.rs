@@ -410,8 +410,8 @@ impl Authority {
 
     fn state_of(&self, profile: &HostProfile) -> Result<HostState, Refusal> {
         let keys = self.keys.now();
-        let mut principals: Vec<PrincipalName> = self
-            .policy
+        let policy = self.policy();
+        let mut principals: Vec<PrincipalName> = policy
             .roles
             .iter()
             .filter_map(|role| match &role.access {

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::keys::{TokenSettings, is_ours_to_change};
 use crate::model::{Delivery, DeliveryName, HostName};
+use crate::policy::TimeZone;
 use crate::witness::AskedWitness;
 
 /// A home: the folder that holds everything a CA is.
@@ -164,6 +165,21 @@ pub struct Config {
     pub deliver: Vec<Delivery>,
     /// The PKCS#11 token that keys are in.
     pub token: Option<TokenSettings>,
+    /// How policies are read: the table `[policy]`.
+    #[serde(default)]
+    pub policy: PolicySettings,
+}
+
+/// How policies are read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicySettings {
+    /// Where their hours and weekdays are (`HALLPASS_TIME_ZONE`).
+    #[serde(default)]
+    pub time_zone: TimeZone,
+    /// Whether only policies are loaded whose invariants are proven.
+    #[serde(default)]
+    pub require_proof: bool,
 }
 
 /// How the server's own log looks.
@@ -235,6 +251,13 @@ impl Config {
                     return Err(HomeError::Variable { name, detail });
                 }
             };
+        }
+        if let Some((name, value)) = variable("HALLPASS_TIME_ZONE") {
+            self.policy.time_zone =
+                TimeZone::try_from(value).map_err(|error| HomeError::Variable {
+                    name,
+                    detail: error.to_string(),
+                })?;
         }
         if self.names.is_empty() {
             return Err(HomeError::NoNames);

@@ -10,7 +10,7 @@ use ssh_key::PublicKey;
 use super::enrolment::line;
 use super::home::{Config, Home, HomeError};
 use super::now;
-use super::open::log_policy;
+use super::policies::log_policy;
 use crate::audit::{
     AuthorityKey, Event, Log, LogError, NoteKind, NoteSigner, StoreError, VerifierKey,
 };

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use ssh_key::SshSig;
 use ssh_key::public::KeyData;
 
-use super::{Authority, Refusal, now, recorded, spent};
+use super::{Authority, Refusal, decision, now, recorded, spent};
 use crate::audit::{Asked, Decision, Event, Place, Slot};
 use crate::certificate::{
     ClientGrant, CsrSubject, SshUserGrant, SubjectError, Validity, check_ssh_key, parse_public_key,
@@ -19,6 +19,15 @@ use crate::model::{
     Reason, Receipt, Role, RoleName, Serial, SourceAddress, SshAccess, SshCertificateRequest,
     Timestamp, Ttl, X509CertificateRequest,
 };
+use crate::policy::{Ask, OutOfBounds, PolicySet, check_bounds};
+
+/// What is asked for, whatever the kind of certificate.
+struct Wanted {
+    role: RoleName,
+    purpose: Purpose,
+    reason: Option<Reason>,
+    ttl: Option<Ttl>,
+}
 
 /// A request within its role's bounds that policy permits.
 struct Granted<'a> {
@@ -30,14 +39,18 @@ struct Granted<'a> {
 }
 
 /// A request that is refused, with what of it the log should have.
-struct Declined {
+pub(super) struct Declined {
     asked: Option<Asked>,
     decision: Option<Decision>,
     refusal: Refusal,
 }
 
 impl Declined {
-    fn new(asked: Option<Asked>, decision: Option<Decision>, refusal: Refusal) -> Box<Self> {
+    pub(super) fn new(
+        asked: Option<Asked>,
+        decision: Option<Decision>,
+        refusal: Refusal,
+    ) -> Box<Self> {
         Box::new(Self {
             asked,
             decision,
@@ -65,7 +78,8 @@ impl Authority {
         let issued = async {
             let now = now();
             let requester = self.identify(request, source, now).await?;
-            match self.grant_ssh(request, &requester) {
+            let policy = self.policy();
+            match self.grant_ssh(&policy, request, &requester, now) {
                 Ok((subject, access, granted)) => {
                     let slot = self
                         .reserve_unlocked(request, &requester, &granted, now)
@@ -91,7 +105,8 @@ impl Authority {
         let issued = async {
             let now = now();
             let requester = self.identify(request, source, now).await?;
-            match self.grant_x509(request, &requester) {
+            let policy = self.policy();
+            match self.grant_x509(&policy, request, &requester, now) {
                 Ok((subject, access, granted)) => {
                     let slot = self
                         .reserve_unlocked(request, &requester, &granted, now)
@@ -142,13 +157,21 @@ impl Authority {
         }
     }
 
-    fn grant_ssh(
+    fn grant_ssh<'a>(
         &self,
+        policy: &'a PolicySet,
         request: &SignedRequest,
         requester: &Requester,
-    ) -> Result<(KeyData, &SshAccess, Granted<'_>), Box<Declined>> {
+        now: Timestamp,
+    ) -> Result<(KeyData, &'a SshAccess, Granted<'a>), Box<Declined>> {
         let ask: SshCertificateRequest = self.parse(request)?;
-        let granted = self.grant(requester, &ask.role, &ask.purpose, ask.reason, ask.ttl)?;
+        let wanted = Wanted {
+            role: ask.role,
+            purpose: ask.purpose,
+            reason: ask.reason,
+            ttl: ask.ttl,
+        };
+        let granted = self.grant(policy, requester, wanted, now)?;
         let Access::Ssh(access) = &granted.role.access else {
             return Err(wrong_kind(
                 granted,
@@ -161,13 +184,21 @@ impl Authority {
         }
     }
 
-    fn grant_x509(
+    fn grant_x509<'a>(
         &self,
+        policy: &'a PolicySet,
         request: &SignedRequest,
         requester: &Requester,
-    ) -> Result<(CsrSubject, &DatabaseAccess, Granted<'_>), Box<Declined>> {
+        now: Timestamp,
+    ) -> Result<(CsrSubject, &'a DatabaseAccess, Granted<'a>), Box<Declined>> {
         let ask: X509CertificateRequest = self.parse(request)?;
-        let granted = self.grant(requester, &ask.role, &ask.purpose, ask.reason, ask.ttl)?;
+        let wanted = Wanted {
+            role: ask.role,
+            purpose: ask.purpose,
+            reason: ask.reason,
+            ttl: ask.ttl,
+        };
+        let granted = self.grant(policy, requester, wanted, now)?;
         let Access::Database(access) = &granted.role.access else {
             return Err(wrong_kind(
                 granted,
@@ -185,22 +216,23 @@ impl Authority {
     }
 
     /// Holds a request against its role and policy.
-    fn grant(
+    fn grant<'a>(
         &self,
+        policy: &'a PolicySet,
         requester: &Requester,
-        name: &RoleName,
-        purpose: &Purpose,
-        reason: Option<Reason>,
-        ttl: Option<Ttl>,
-    ) -> Result<Granted<'_>, Box<Declined>> {
-        let role = self
-            .policy
-            .roles
-            .find(name)
-            .ok_or_else(|| Refusal::Denied {
-                code: "unknown-role",
-                detail: format!("there is no role {name}: `hallpass role list` shows yours"),
-            })?;
+        wanted: Wanted,
+        now: Timestamp,
+    ) -> Result<Granted<'a>, Box<Declined>> {
+        let Wanted {
+            role: name,
+            purpose,
+            reason,
+            ttl,
+        } = wanted;
+        let role = policy.roles.find(&name).ok_or_else(|| Refusal::Denied {
+            code: "unknown-role",
+            detail: format!("there is no role {name}: `hallpass role list` shows yours"),
+        })?;
         let ttl = ttl.unwrap_or(role.default_ttl);
         let asked = Asked {
             role: name.clone(),
@@ -208,18 +240,19 @@ impl Authority {
             reason: reason.clone(),
             ttl: ttl.as_secs(),
         };
-        if let Some(refusal) = out_of_bounds(role, purpose, reason.as_ref(), ttl) {
-            return Err(Declined::new(Some(asked), None, refusal));
+        if let Err(refusal) = check_bounds(role, &purpose, reason.as_ref(), ttl) {
+            return Err(Declined::new(Some(asked), None, refusal.into()));
         }
-        let verdict = self.policy.engine.decide_request(
-            &requester.actor.requester,
-            &requester.groups,
+        let circumstances = self.circumstances(requester, now);
+        let verdict = policy.engine.decide_request(&Ask {
+            requester: &requester.actor.requester,
             role,
-            purpose,
+            purpose: &purpose,
+            reason: reason.as_ref(),
             ttl,
-            requester.actor.source,
-        );
-        let decision = self.decision(&verdict);
+            circumstances: &circumstances,
+        });
+        let decision = decision(policy, &verdict, circumstances);
         if !verdict.allowed {
             let refusal = Refusal::denied(&verdict, || {
                 format!(
@@ -232,7 +265,7 @@ impl Authority {
         }
         Ok(Granted {
             role,
-            purpose: purpose.clone(),
+            purpose,
             ttl,
             asked,
             decision,
@@ -402,7 +435,7 @@ impl Authority {
         })
     }
 
-    async fn decline(
+    pub(super) async fn decline(
         &self,
         requester: &Requester,
         request: &SignedRequest,
@@ -419,38 +452,6 @@ impl Authority {
     }
 }
 
-fn out_of_bounds(
-    role: &Role,
-    purpose: &Purpose,
-    reason: Option<&Reason>,
-    ttl: Ttl,
-) -> Option<Refusal> {
-    let name = &role.name;
-    let (code, detail) = if !role.purposes.contains(purpose) {
-        let purposes: Vec<&str> = role.purposes.iter().map(Purpose::as_str).collect();
-        let purposes = purposes.join(", ");
-        (
-            "wrong-purpose",
-            format!("role {name} does not serve purpose {purpose}, but {purposes}"),
-        )
-    } else if ttl > role.max_ttl {
-        let longest = role.max_ttl;
-        (
-            "ttl-too-long",
-            format!("role {name} is granted for at most {longest}, not {ttl}"),
-        )
-    } else if !role.reason.accepts(reason) {
-        let detail = match role.reason.written_pattern() {
-            Some(pattern) => format!("role {name} needs a --reason that matches {pattern}"),
-            None => format!("role {name} needs a --reason"),
-        };
-        ("reason-missing", detail)
-    } else {
-        return None;
-    };
-    Some(Refusal::Denied { code, detail })
-}
-
 fn wrong_kind(granted: Granted<'_>, instead: &str) -> Box<Declined> {
     let (name, kind) = (&granted.role.name, granted.role.access.kind());
     let refusal = Refusal::Denied {
@@ -458,4 +459,13 @@ fn wrong_kind(granted: Granted<'_>, instead: &str) -> Box<Declined> {
         detail: format!("role {name} is for {kind}: {instead}"),
     };
     Declined::new(Some(granted.asked), None, refusal)
+}
+
+impl From<OutOfBounds> for Refusal {
+    fn from(refused: OutOfBounds) -> Self {
+        Self::Denied {
+            code: refused.code,
+            detail: refused.detail,
+        }
+    }
 }

@@ -95,7 +95,7 @@ impl Authority {
 
     fn check_exists(&self, target: &LockTarget) -> Result<(), Refusal> {
         let exists = match target {
-            LockTarget::Role(name) => self.policy.roles.find(name).is_some(),
+            LockTarget::Role(name) => self.policy().roles.find(name).is_some(),
             LockTarget::User(name) => self.directory().find(name).is_some(),
             LockTarget::Host(name) => self.directory().hosts().find(name).is_some(),
         };

@@ -6,6 +6,7 @@
 mod archiving;
 mod backup;
 mod enrolment;
+mod explaining;
 mod fleet;
 mod home;
 mod hosts;
@@ -16,6 +17,7 @@ mod issue;
 mod locks;
 mod offline_root;
 mod open;
+mod policies;
 mod proving;
 mod reading;
 mod refusal;
@@ -28,7 +30,7 @@ mod waiting;
 mod witnessing;
 
 pub use backup::{BackedUp, BackupError};
-pub use home::{Config, Home, HomeError, LogFormat};
+pub use home::{Config, Home, HomeError, LogFormat, PolicySettings};
 pub use importing::{ImportError, Incoming, KeyImport, KeyImported};
 pub use init::{Created, InitError, Inventory};
 pub use offline_root::KeyInstall;
@@ -39,9 +41,11 @@ pub use restore::{RestoreError, Restored};
 pub use tailing::Tail;
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
@@ -50,10 +54,11 @@ use crate::audit::{
 };
 use crate::identity::{self, Directory, ReplayGuard, Requester, SignedRequest, Unidentified};
 use crate::keys::KeyStore;
-use crate::model::{SignedTrust, Timestamp, TrustBundle};
+use crate::model::{Circumstances, SignedTrust, Timestamp, TrustBundle};
 use crate::policy::{AdminAction, PolicySet, Verdict};
 use crate::witness::Witnesses;
 use in_force::Keys;
+use policies::PolicyHistory;
 use throttle::Throttle;
 
 /// A certificate authority at work.
@@ -63,8 +68,14 @@ pub struct Authority {
     /// Where new ones are kept.
     key_store: KeyStore,
     /// The newest of what hosts are told to trust, signed, and for which version.
-    signed: std::sync::Mutex<Option<(u64, SignedTrust)>>,
-    policy: PolicySet,
+    signed: Mutex<Option<(u64, SignedTrust)>>,
+    /// Changed once the change is on disk.
+    policy: ArcSwap<PolicySet>,
+    /// Where its files are.
+    policies: PathBuf,
+    /// Where the log has older ones. Changed by the log alone.
+    history: Arc<Mutex<PolicyHistory>>,
+    settings: PolicySettings,
     /// Changed by the log alone, once a change is on disk.
     directory: Arc<RwLock<Directory>>,
     /// Makes checking a change, logging it and taking it in one step.
@@ -315,13 +326,12 @@ impl Authority {
         action: AdminAction,
         now: Timestamp,
     ) -> Result<Decision, Refusal> {
-        let verdict = self.policy.engine.decide_admin(
-            &requester.actor.requester,
-            &requester.groups,
-            action,
-            requester.actor.source,
-        );
-        let decision = self.decision(&verdict);
+        let circumstances = self.circumstances(requester, now);
+        let policy = self.policy();
+        let engine = &policy.engine;
+        let verdict = engine.decide_admin(&requester.actor.requester, action, &circumstances);
+        let mut decision = decision(&policy, &verdict, circumstances);
+        decision.action = Some(action.as_str().to_owned());
         if verdict.allowed {
             return Ok(decision);
         }
@@ -377,17 +387,25 @@ impl Authority {
         Ok(self.log.spend(nonce, expires).await?)
     }
 
-    fn decision(&self, verdict: &Verdict) -> Decision {
-        Decision {
-            policies: verdict.policies.clone(),
-            policy_set: self.policy.digest.clone(),
-        }
+    /// How and when somebody asks, as policy sees it.
+    fn circumstances(&self, requester: &Requester, now: Timestamp) -> Circumstances {
+        requester.circumstances(now, self.settings.time_zone.local(now))
     }
 
     fn directory(&self) -> RwLockReadGuard<'_, Directory> {
         self.directory
             .read()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the log keeps of a decision.
+fn decision(policy: &PolicySet, verdict: &Verdict, circumstances: Circumstances) -> Decision {
+    Decision {
+        policies: verdict.policies.clone(),
+        policy_set: policy.digest.clone(),
+        action: None,
+        circumstances: Some(circumstances),
     }
 }
 

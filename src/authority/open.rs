@@ -1,12 +1,15 @@
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::home::{Home, HomeError};
 use super::in_force::{InForce, Keys, Open, StepError, Told};
 use super::init::public_fingerprint;
+use super::policies::{PolicyHistory, check_proven, log_policy};
 use super::throttle::Throttle;
-use super::{Authority, now};
+use super::{Authority, PolicySettings, now};
+use arc_swap::ArcSwap;
+
 use crate::audit::{
     Entry, Event, Log, LogError, NoteSigner, Opened, Reader, StoreError, VerifierKey,
 };
@@ -36,24 +39,32 @@ impl Authority {
         opening: impl Into<Opening<'a>>,
         token: Option<TokenKeys>,
         clock: Clock,
+        settings: PolicySettings,
     ) -> Result<Self, OpenError> {
         let now = now();
         let lock = home.lock()?;
         // Cheap checks before a passphrase's costly key derivation.
         let policy = PolicySet::load(&home.policies())?;
+        if settings.require_proof {
+            check_proven(&policy).await?;
+        }
         let mut directory = Directory::default();
         let shared = Arc::new(RwLock::default());
         let live = Arc::clone(&shared);
         let mut told = Told::default();
         let mut last_policy_set = None;
+        let mut history = PolicyHistory::default();
         let each = |entry: Entry| {
             directory.apply(&entry);
             told.hear(&entry);
+            history.hear(&entry);
             if let Event::PolicyLoaded { policy_set, .. } = entry.event {
                 last_policy_set = Some(policy_set);
             }
         };
         let mut opened = Log::open(&home.database(), &home.log_keys()?, now, each)?;
+        let history = Arc::new(Mutex::new(history));
+        let live_history = Arc::clone(&history);
         *shared.write().unwrap_or_else(PoisonError::into_inner) = directory;
         if let Some((index, source)) = told.no_step {
             return Err(OpenError::NoStep { index, source });
@@ -77,6 +88,10 @@ impl Authority {
                 .unwrap_or_else(PoisonError::into_inner)
                 .apply(entry);
             live_keys.apply(entry);
+            live_history
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .hear(entry);
         })?;
         if clock == Clock::IsRight
             && let Some(newest) = log.correct_clock(now)
@@ -112,8 +127,11 @@ impl Authority {
         Ok(Self {
             keys,
             key_store: store,
-            signed: std::sync::Mutex::default(),
-            policy,
+            signed: Mutex::default(),
+            policy: ArcSwap::from_pointee(policy),
+            policies: home.policies(),
+            history,
+            settings,
             directory: shared,
             changes: Arc::default(),
             archiving: Arc::default(),
@@ -140,47 +158,6 @@ impl Home {
         keys.map(|(id, key)| key.parse().map_err(|_| OpenError::LogKey { id }))
             .collect()
     }
-}
-
-/// Logs a policy set that comes into force, with all of its text.
-pub(super) async fn log_policy(
-    log: &Log,
-    policy: &PolicySet,
-    now: Timestamp,
-) -> Result<(), LogError> {
-    for (file, text) in &policy.files {
-        let pieces = pieces(text);
-        for (place, piece) in pieces.iter().enumerate() {
-            let event = Event::PolicyText {
-                policy_set: policy.digest.clone(),
-                file: file.clone(),
-                part: place + 1,
-                parts: pieces.len(),
-                text: (*piece).to_owned(),
-            };
-            log.reserve(now)?.commit(event, None).await?;
-        }
-    }
-    let event = Event::PolicyLoaded {
-        policy_set: policy.digest.clone(),
-        files: policy.files.keys().cloned().collect(),
-    };
-    log.reserve(now)?.commit(event, None).await?;
-    Ok(())
-}
-
-/// A text in pieces that each fit an entry, whatever is escaped in them.
-fn pieces(text: &str) -> Vec<&str> {
-    const LONGEST: usize = 8 << 10;
-    let mut pieces = Vec::new();
-    let mut rest = text;
-    while rest.len() > LONGEST {
-        let (piece, after) = rest.split_at(rest.floor_char_boundary(LONGEST));
-        pieces.push(piece);
-        rest = after;
-    }
-    pieces.push(rest);
-    pieces
 }
 
 /// Checks that the newest checkpoint is signed by the key that the log itself says signs: not by one

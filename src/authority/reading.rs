@@ -8,10 +8,10 @@ use super::{Authority, Refusal, now};
 use crate::audit::Filter;
 use crate::identity::{Requester, SignedRequest};
 use crate::model::{
-    Access, AuditPage, DatabaseUser, EntryIndex, Identity, PrincipalName, Purpose, PurposeSummary,
-    Role, RoleSummary, Serial, Span, Timestamp, Ttl,
+    Access, AuditPage, Circumstances, DatabaseUser, EntryIndex, Identity, PrincipalName, Purpose,
+    PurposeSummary, Role, RoleSummary, Serial, Span, Timestamp, Ttl,
 };
-use crate::policy::AdminAction;
+use crate::policy::{AdminAction, Ask, PolicySet};
 
 /// An entry by its place or by its certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +55,12 @@ impl Authority {
         let now = now();
         let requester = self.identify(request, source, now).await?;
         self.read(&requester).await?;
-        Ok(self
-            .policy
+        let circumstances = self.circumstances(&requester, now);
+        let policy = self.policy();
+        Ok(policy
             .roles
             .iter()
-            .filter_map(|role| self.summary(role, &requester))
+            .filter_map(|role| summary(&policy, role, &requester, &circumstances))
             .collect())
     }
 
@@ -155,70 +156,81 @@ impl Authority {
             }),
         }
     }
+}
 
-    fn summary(&self, role: &Role, requester: &Requester) -> Option<RoleSummary> {
-        let purposes: Vec<PurposeSummary> = role
-            .purposes
-            .iter()
-            .filter_map(|purpose| {
-                let max_ttl = self.longest(role, purpose, requester)?;
-                Some(PurposeSummary {
-                    name: purpose.clone(),
-                    max_ttl,
-                })
+fn summary(
+    policy: &PolicySet,
+    role: &Role,
+    requester: &Requester,
+    circumstances: &Circumstances,
+) -> Option<RoleSummary> {
+    let purposes: Vec<PurposeSummary> = role
+        .purposes
+        .iter()
+        .filter_map(|purpose| {
+            let max_ttl = longest(policy, role, purpose, requester, circumstances)?;
+            Some(PurposeSummary {
+                name: purpose.clone(),
+                max_ttl,
             })
-            .collect();
-        if purposes.is_empty() {
-            return None;
-        }
-        let (good_for, places) = match &role.access {
-            Access::Ssh(access) => {
-                let principals = access.principals.iter().map(PrincipalName::to_string);
-                (principals.collect(), access.hosts.clone())
-            }
-            Access::Database(access) => (
-                vec![DatabaseUser::to_string(&access.user)],
-                access.databases.clone(),
-            ),
-        };
-        Some(RoleSummary {
-            name: role.name.clone(),
-            kind: role.access.kind().to_owned(),
-            description: role.description.clone(),
-            good_for,
-            places,
-            purposes,
-            default_ttl: role.default_ttl,
-            reason: role.reason.to_string(),
         })
+        .collect();
+    if purposes.is_empty() {
+        return None;
     }
+    let (good_for, places) = match &role.access {
+        Access::Ssh(access) => {
+            let principals = access.principals.iter().map(PrincipalName::to_string);
+            (principals.collect(), access.hosts.clone())
+        }
+        Access::Database(access) => (
+            vec![DatabaseUser::to_string(&access.user)],
+            access.databases.clone(),
+        ),
+    };
+    Some(RoleSummary {
+        name: role.name.clone(),
+        kind: role.access.kind().to_owned(),
+        description: role.description.clone(),
+        good_for,
+        places,
+        purposes,
+        default_ttl: role.default_ttl,
+        reason: role.reason.to_string(),
+    })
+}
 
-    /// The longest lifetime that policy grants, found by halving: policies set upper bounds.
-    fn longest(&self, role: &Role, purpose: &Purpose, requester: &Requester) -> Option<Ttl> {
-        let granted = |seconds: u64| {
-            let ttl = Ttl::from_secs(seconds).ok()?;
-            let verdict = self.policy.engine.decide_request(
-                &requester.actor.requester,
-                &requester.groups,
-                role,
-                purpose,
-                ttl,
-                requester.actor.source,
-            );
-            verdict.allowed.then_some(ttl)
-        };
-        let mut over = role.max_ttl.as_secs();
-        if let Some(ttl) = granted(over) {
-            return Some(ttl);
-        }
-        let mut longest = granted(1)?;
-        while over - longest.as_secs() > 1 {
-            let middle = longest.as_secs().midpoint(over);
-            match granted(middle) {
-                Some(ttl) => longest = ttl,
-                None => over = middle,
-            }
-        }
-        Some(longest)
+/// The longest lifetime that policy grants, found by halving: policies set upper bounds.
+fn longest(
+    policy: &PolicySet,
+    role: &Role,
+    purpose: &Purpose,
+    requester: &Requester,
+    circumstances: &Circumstances,
+) -> Option<Ttl> {
+    let granted = |seconds: u64| {
+        let ttl = Ttl::from_secs(seconds).ok()?;
+        let verdict = policy.engine.decide_request(&Ask {
+            requester: &requester.actor.requester,
+            role,
+            purpose,
+            reason: None,
+            ttl,
+            circumstances,
+        });
+        verdict.allowed.then_some(ttl)
+    };
+    let mut over = role.max_ttl.as_secs();
+    if let Some(ttl) = granted(over) {
+        return Some(ttl);
     }
+    let mut longest = granted(1)?;
+    while over - longest.as_secs() > 1 {
+        let middle = longest.as_secs().midpoint(over);
+        match granted(middle) {
+            Some(ttl) => longest = ttl,
+            None => over = middle,
+        }
+    }
+    Some(longest)
 }

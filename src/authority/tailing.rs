@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::{Authority, Refusal, now};
 use crate::audit::{Checkpoint, Filter};
 use crate::identity::{Requester, SignedRequest};
-use crate::model::EntryIndex;
+use crate::model::{Circumstances, EntryIndex};
 use crate::policy::AdminAction;
 
 /// How many entries a batch has at most. Whoever reads slowly has that many in memory, each of at
@@ -61,10 +61,15 @@ impl Authority {
         let actor = &requester.actor;
         let permitted = self.accepted(requester, |directory| {
             let action = AdminAction::ReadLog;
-            let engine = &self.policy.engine;
+            let policy = self.policy();
             directory.find(&actor.requester).is_some_and(|user| {
-                engine
-                    .decide_admin(&user.name, &user.groups, action, actor.source)
+                let circumstances = Circumstances {
+                    groups: user.groups.clone(),
+                    ..self.circumstances(requester, now())
+                };
+                policy
+                    .engine
+                    .decide_admin(&user.name, action, &circumstances)
                     .allowed
             })
         });

@@ -76,7 +76,8 @@ impl Authority {
 
     /// When everybody who logs in has asked for a certificate since the key stands where it does.
     fn known_to_people(&self, key: &CaKey) -> Timestamp {
-        let lives = self.policy.roles.iter().map(|role| role.max_ttl.duration());
+        let policy = self.policy();
+        let lives = policy.roles.iter().map(|role| role.max_ttl.duration());
         let longest: Duration = lives.max().unwrap_or_default();
         key.since.time.plus(longest).whole_secs()
     }

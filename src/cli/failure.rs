@@ -20,6 +20,11 @@ impl Failure {
     /// The command line is wrong.
     pub(super) const USAGE: u8 = 64;
 
+    /// The answer to what was asked is no; what was printed says it.
+    pub(super) fn no() -> Self {
+        Self::new(1, "")
+    }
+
     /// What was given is not legal.
     pub(super) fn data(message: impl Display) -> Self {
         Self::new(65, message)

@@ -16,6 +16,7 @@ mod lock;
 mod man;
 mod output;
 mod passphrase;
+mod policy;
 mod psql;
 mod request;
 mod role;
@@ -82,6 +83,8 @@ enum Command {
     User(user::Command),
     #[command(subcommand)]
     Key(key::Command),
+    #[command(subcommand)]
+    Policy(policy::Command),
     Lock(lock::Lock),
     Unlock(lock::Unlock),
     #[command(subcommand)]
@@ -168,6 +171,7 @@ pub fn run() -> ExitCode {
         Command::Host(command) => host::run(command),
         Command::User(command) => user::run(command),
         Command::Key(command) => key::run(command),
+        Command::Policy(command) => policy::run(command),
         Command::Lock(args) => lock::lock(args),
         Command::Unlock(args) => lock::unlock(args),
         Command::Audit(command) => audit::run(command),
@@ -181,7 +185,9 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             use std::io::Write;
-            writeln!(std::io::stderr(), "hallpass: {}", failure.message()).ok();
+            if !failure.message().is_empty() {
+                writeln!(std::io::stderr(), "hallpass: {}", failure.message()).ok();
+            }
             failure.code()
         }
     }

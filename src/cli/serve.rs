@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::failure::Failure;
@@ -76,7 +76,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         let listener = TcpListener::bind(listen)
             .await
             .map_err(|error| Failure::config(format!("can't listen on {listen}: {error}")))?;
-        let authority = Authority::open(&home, &opener, token, clock)
+        let authority = Authority::open(&home, &opener, token, clock, config.policy.clone())
             .await
             .and_then(|authority| authority.with_witnesses(witnesses))
             .map_err(Failure::config)?;
@@ -136,10 +136,21 @@ async fn serve(
     // requests that broke off.
     let stop = stop();
     let mut asking = authority.ask_witnesses();
+    let mut reload = reload_at_hangup()?;
+    let policies = Arc::clone(&authority);
+    let loading = tokio::spawn(async move {
+        let hurry = async move || {
+            reload.recv().await;
+        };
+        policies.keep_policy_fresh(hurry).await;
+    });
     http::serve(listener, Arc::clone(&authority), options, ready, stop)
         .await
         .map_err(Failure::config)?;
     asking.shutdown().await;
+    loading.abort();
+    // It holds on to the authority until it has ended.
+    loading.await.ok();
     deliveries.stop().await;
     // Handlers are done; a connection that was cut off may still hold on to it.
     if let Some(authority) = Arc::into_inner(authority) {
@@ -147,6 +158,11 @@ async fn serve(
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+fn reload_at_hangup() -> Result<Signal, Failure> {
+    signal(SignalKind::hangup())
+        .map_err(|error| Failure::internal(format!("SIGHUP can't be caught: {error}")))
 }
 
 /// Done at SIGTERM or SIGINT, which are caught from this call on.

@@ -18,6 +18,7 @@ use super::hosts;
 use super::keys;
 use super::locks;
 use super::log;
+use super::policy;
 use super::problem::Problem;
 use super::signed::Signed;
 use super::tail::{self, Streams};
@@ -93,6 +94,7 @@ fn api() -> OpenApiRouter<Arc<Authority>> {
         .merge(hosts::api())
         .merge(keys::api())
         .merge(locks::api())
+        .merge(policy::api())
         .merge(log::api())
         .merge(tail::api())
 }

@@ -19,7 +19,7 @@ use ssh_key::public::KeyData;
 use ssh_key::{Fingerprint, HashAlg};
 
 use crate::audit::{Actor, HostActor, HostProfile};
-use crate::model::{GroupName, Timestamp};
+use crate::model::{Circumstances, GroupName, LocalTime, SecondFactor, Timestamp};
 
 /// A requester who was identified, and what the log keeps of it.
 #[derive(Clone, Debug)]
@@ -28,8 +28,27 @@ pub struct Requester {
     pub actor: Actor,
     /// The requester's groups.
     pub groups: Vec<GroupName>,
+    /// The kind of the key that signed, as OpenSSH names it.
+    pub key_type: String,
+    /// The second factor that was shown, if any.
+    pub mfa: Option<SecondFactor>,
     /// When the request was signed.
     pub signed: Timestamp,
+}
+
+impl Requester {
+    /// What policy is told of them at some moment, which is `time` where the CA is.
+    pub fn circumstances(&self, now: Timestamp, time: LocalTime) -> Circumstances {
+        Circumstances {
+            groups: self.groups.clone(),
+            method: self.actor.method.clone(),
+            key_type: self.key_type.clone(),
+            mfa: self.mfa.map(|mfa| mfa.at(now)),
+            source: self.actor.source,
+            time,
+            workload: None,
+        }
+    }
 }
 
 /// Why nobody was identified. From outside all of these look the same; the log tells them apart.
@@ -178,6 +197,8 @@ pub fn identify(
             nonce: authentic.proof.nonce.clone(),
         },
         groups: user.groups.clone(),
+        key_type: authentic.key.algorithm().as_str().to_owned(),
+        mfa: None,
         signed: authentic.proof.time,
     })
 }

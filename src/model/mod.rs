@@ -5,8 +5,10 @@
 
 mod api;
 mod ca_key;
+mod circumstances;
 mod delivery;
 mod duration;
+mod explanation;
 mod invalid;
 mod lock;
 mod name;
@@ -25,12 +27,18 @@ pub use api::{
     TrustBundle, UserKey, UserSummary, X509CertificateRequest,
 };
 pub use ca_key::{KeyId, KeyKind, KeyState};
+pub use circumstances::{Circumstances, LocalTime, Mfa, SecondFactor};
 pub use delivery::{Delivery, Endpoint, Receiver, WebhookUrl};
 pub use duration::{HostTtl, Ttl};
+pub use explanation::{
+    ConditionOutcome, ExplainRequest, ExplainedCondition, ExplainedPolicy, Explanation,
+    LoggedDecision, PolicyInForce,
+};
 pub use invalid::Invalid;
 pub use lock::LockTarget;
 pub use name::{
-    DatabaseUser, DeliveryName, GroupName, HostName, PrincipalName, Purpose, RoleName, UserName,
+    DatabaseUser, DeliveryName, GroupName, HostName, Label, PrincipalName, Purpose, RoleName,
+    UserName,
 };
 pub use reason::{Reason, ReasonRule};
 pub use role::{Access, DatabaseAccess, Role, SourceAddress, SshAccess, SshExtension};

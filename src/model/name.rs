@@ -72,6 +72,12 @@ name! {
 }
 
 name! {
+    /// A word that says something of a role to policy: `patient-data`, `production`.
+    Label, "label", legal_word,
+    "use 1 to 48 of a-z, 0-9 and -, with a letter or digit first"
+}
+
+name! {
     /// A group that policy speaks of: `administrators`, `on-call`.
     GroupName, "group name", legal_word,
     "use 1 to 48 of a-z, 0-9 and -, with a letter or digit first"

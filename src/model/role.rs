@@ -3,7 +3,10 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use super::{DatabaseUser, HostName, Invalid, PrincipalName, Purpose, ReasonRule, RoleName, Ttl};
+use super::{
+    DatabaseUser, GroupName, HostName, Invalid, Label, PrincipalName, Purpose, ReasonRule,
+    RoleName, Ttl,
+};
 
 /// A named, bounded kind of access. Nothing in a request can widen it.
 #[derive(Clone, Debug)]
@@ -22,6 +25,12 @@ pub struct Role {
     pub purposes: Vec<Purpose>,
     /// What is demanded of the reason.
     pub reason: ReasonRule,
+    /// The groups of roles that it is in, for policy.
+    pub groups: Vec<GroupName>,
+    /// What it gives access to, for policy: `patient-data`.
+    pub sensitivity: Option<Label>,
+    /// Where, for policy: `production`.
+    pub environment: Option<Label>,
 }
 
 /// What a role opens.

@@ -1,108 +1,115 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use cedar_policy::{
     Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid,
-    Policy, PolicyId, PolicySet, Request, RestrictedExpression, Schema, ValidationMode, Validator,
+    Policy, PolicyId, PolicySet, Request, RestrictedExpression, Schema, Validator,
 };
-use miette::Diagnostic;
 
-use super::prepared::{Asked, PreparedAsks, PreparedSources};
-use super::{PolicyError, SCHEMA};
-use crate::model::{GroupName, Purpose, Role, Ttl, UserName};
+use super::cedar::{check, parse};
+use super::prepared::{Asked, Prepared};
+use super::scope::Scope;
+use super::{AdminAction, PolicyError, Roles, SCHEMA};
+use crate::model::{
+    Access, Circumstances, Label, LocalTime, Mfa, Purpose, Reason, Role, Ttl, UserName,
+};
 
 /// Cedar with the policies of one set.
 pub struct Engine {
     authorizer: Authorizer,
-    policies: PolicySet,
-    user: EntityTypeName,
-    group: EntityTypeName,
-    role: EntityTypeName,
+    /// By their ids.
+    policies: Vec<Policy>,
+    types: Types,
     authority: EntityUid,
     request: EntityUid,
-    admin: [EntityUid; 6],
-    asked: PreparedAsks,
-    sources: PreparedSources,
+    admin: [EntityUid; AdminAction::ALL.len()],
+    /// By the names of everything that goes into it.
+    asked: Prepared<String, Arc<Asked>>,
+    /// Policies whose heads fit, by their places.
+    slices: Prepared<Vec<usize>, Arc<PolicySet>>,
+    sources: Prepared<IpAddr, RestrictedExpression>,
+    factors: Prepared<(bool, bool, i64), RestrictedExpression>,
+    times: Prepared<LocalTime, RestrictedExpression>,
 }
 
-/// What can be done to Hallpass itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AdminAction {
-    /// Enrol, disable and remove users and their keys.
-    ManageUsers,
-    /// Sign hosts' certificates.
-    CertifyHosts,
-    /// Read the audit log.
-    ReadLog,
-    /// Move old entries of the audit log out of the database.
-    ArchiveLog,
-    /// Rotate and revoke CA keys.
-    ManageKeys,
-    /// Lock and unlock roles, users and hosts.
-    Lock,
+/// The entity types of the schema.
+struct Types {
+    user: EntityTypeName,
+    workload: EntityTypeName,
+    group: EntityTypeName,
+    role: EntityTypeName,
+    role_group: EntityTypeName,
 }
 
-impl AdminAction {
-    const ALL: [Self; 6] = [
-        Self::ManageUsers,
-        Self::CertifyHosts,
-        Self::ReadLog,
-        Self::ArchiveLog,
-        Self::ManageKeys,
-        Self::Lock,
-    ];
-
-    /// Its name in the schema.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ManageUsers => "manage-users",
-            Self::CertifyHosts => "certify-hosts",
-            Self::ReadLog => "read-log",
-            Self::ArchiveLog => "archive-log",
-            Self::ManageKeys => "manage-keys",
-            Self::Lock => "lock",
-        }
-    }
+/// A request within its role's bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// Who asks.
+    pub requester: &'a UserName,
+    /// For what.
+    pub role: &'a Role,
+    /// What for.
+    pub purpose: &'a Purpose,
+    /// Why, when that is said.
+    pub reason: Option<&'a Reason>,
+    /// For how long.
+    pub ttl: Ttl,
+    /// How and when.
+    pub circumstances: &'a Circumstances,
 }
 
 /// What policy says to one request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// Whether it is permitted.
     pub allowed: bool,
     /// The ids of the policies that decided, sorted. Empty when none permits it.
     pub policies: Vec<String>,
-    /// What the policies that forbid it advise.
+    /// What a person can do who is refused: the advice of the policies that forbid it, or of those
+    /// that would permit it under other circumstances.
     pub advice: Vec<String>,
 }
 
 impl Engine {
-    /// From policy files, each checked against the schema.
+    /// The `age` of a second factor that there was none of.
+    pub(super) const NEVER: i64 = i32::MAX as i64;
+
+    /// From policy files, each checked against the schema and the roles.
     ///
     /// # Errors
-    /// At the first that does not parse or check, with its place.
+    /// All that does not parse or check, with its place.
     pub(super) fn new<'a>(
         files: impl Iterator<Item = (PathBuf, &'a str)>,
-    ) -> Result<Self, PolicyError> {
-        let (schema, _) = Schema::from_cedarschema_str(SCHEMA).expect("a test parses the schema");
-        let validator = Validator::new(schema);
-        let mut policies = PolicySet::new();
-        let mut ids = HashSet::new();
+        roles: Option<&Roles>,
+    ) -> Result<Self, Vec<PolicyError>> {
+        let validator = Validator::new(schema());
+        let mut policies = BTreeMap::new();
+        let mut errors = Vec::new();
         for (path, text) in files {
-            for policy in parse(&path, text)? {
-                let id = policy.id().to_string();
-                if !ids.insert(id.clone()) {
-                    return Err(PolicyError::Twice { path, id });
+            let parsed = match parse(&path, text) {
+                Ok(parsed) => parsed,
+                Err(error) => {
+                    errors.push(error);
+                    continue;
                 }
-                check(&validator, &path, text, &policy)?;
-                policies
-                    .add(policy)
-                    .map_err(|error| at(&path, text, &error))?;
+            };
+            for policy in parsed {
+                errors.extend(check(&validator, roles, &path, text, &policy));
+                let id = policy.id().to_string();
+                if policies.contains_key(&id) {
+                    let path = path.clone();
+                    errors.push(PolicyError::Twice { path, id });
+                } else {
+                    policies.insert(id, policy);
+                }
             }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
         }
         let entity_type =
             |name: &str| EntityTypeName::from_str(name).expect("a plain identifier is a type name");
@@ -111,132 +118,259 @@ impl Engine {
         };
         Ok(Self {
             authorizer: Authorizer::new(),
-            policies,
-            user: entity_type("User"),
-            group: entity_type("Group"),
-            role: entity_type("Role"),
+            policies: policies.into_values().collect(),
+            types: Types {
+                user: entity_type("User"),
+                workload: entity_type("Workload"),
+                group: entity_type("Group"),
+                role: entity_type("Role"),
+                role_group: entity_type("RoleGroup"),
+            },
             authority: EntityUid::from_type_name_and_id(
                 entity_type("Authority"),
                 EntityId::new("hallpass"),
             ),
             request: action("request"),
             admin: AdminAction::ALL.map(|admin| action(admin.as_str())),
-            asked: PreparedAsks::default(),
-            sources: PreparedSources::default(),
+            asked: Prepared::default(),
+            slices: Prepared::default(),
+            sources: Prepared::default(),
+            factors: Prepared::default(),
+            times: Prepared::default(),
         })
     }
 
-    /// Whether a user may have a role for a purpose and a lifetime.
-    pub fn decide_request(
-        &self,
-        user: &UserName,
-        groups: &[GroupName],
-        role: &Role,
-        purpose: &Purpose,
-        ttl: Ttl,
-        source: IpAddr,
-    ) -> Verdict {
-        let kind = role.access.kind();
-        let key = key(user, groups, &[role.name.as_str(), kind]);
-        let asked = self.asked.get(key, || {
-            let resource = EntityUid::from_type_name_and_id(
-                self.role.clone(),
-                EntityId::new(role.name.as_str()),
-            );
-            let kind = RestrictedExpression::new_string(kind.to_owned());
-            let attributes = HashMap::from([("kind".to_owned(), kind)]);
-            let role = Entity::new(resource.clone(), attributes, HashSet::new()).map_err(drop)?;
-            self.prepare(user, groups, resource, Some(role))
-        });
-        let context = [
-            (
-                "purpose",
-                RestrictedExpression::new_string(purpose.to_string()),
-            ),
-            ("ttl", RestrictedExpression::new_long(ttl.as_secs() as i64)),
-            ("source", self.source(source)),
-        ];
-        self.decide(asked, self.request.clone(), context)
+    /// All policies, by their ids.
+    pub(super) fn policies(&self) -> &[Policy] {
+        &self.policies
     }
 
-    /// Whether a user may administer Hallpass in this way.
+    /// Whether a requester may have a role for a purpose and a lifetime.
+    pub fn decide_request(&self, ask: &Ask<'_>) -> Verdict {
+        self.decide(self.request_of(ask))
+    }
+
+    /// Whether a requester may administer Hallpass in this way.
     pub fn decide_admin(
         &self,
-        user: &UserName,
-        groups: &[GroupName],
+        requester: &UserName,
         action: AdminAction,
-        source: IpAddr,
+        circumstances: &Circumstances,
     ) -> Verdict {
-        let asked = self.asked.get(key(user, groups, &[]), || {
-            self.prepare(user, groups, self.authority.clone(), None)
+        self.decide(self.admin_request_of(requester, action, circumstances))
+    }
+
+    /// What Cedar is asked.
+    pub(super) fn request_of(&self, ask: &Ask<'_>) -> Option<(Arc<Asked>, Request)> {
+        let key = key(
+            ask.requester,
+            ask.circumstances,
+            ["request", ask.role.name.as_str()],
+        );
+        let asked = self.asked.get(key, || {
+            let (resource, groups) = self.role(ask.role).ok_or(())?;
+            self.prepare(
+                ask.requester,
+                ask.circumstances,
+                self.request.clone(),
+                resource,
+                groups,
+            )
+            .ok_or(())
         });
-        let action = self.admin[action as usize].clone();
-        self.decide(asked, action, [("source", self.source(source))])
+        let mut context = vec![
+            (
+                "purpose",
+                RestrictedExpression::new_string(ask.purpose.to_string()),
+            ),
+            (
+                "ttl",
+                RestrictedExpression::new_long(ask.ttl.as_secs() as i64),
+            ),
+        ];
+        if let Some(reason) = ask.reason {
+            context.push((
+                "reason",
+                RestrictedExpression::new_string(reason.to_string()),
+            ));
+        }
+        request(asked.ok()?, context, self.circumstances(ask.circumstances))
     }
 
-    fn source(&self, address: IpAddr) -> RestrictedExpression {
-        let make = || Ok::<_, Infallible>(RestrictedExpression::new_ip(address.to_string()));
-        let Ok(expression) = self.sources.get(address, make);
-        expression
+    pub(super) fn admin_request_of(
+        &self,
+        requester: &UserName,
+        action: AdminAction,
+        circumstances: &Circumstances,
+    ) -> Option<(Arc<Asked>, Request)> {
+        let key = key(requester, circumstances, [action.as_str(), ""]);
+        let asked = self.asked.get(key, || {
+            let authority = Entity::new_no_attrs(self.authority.clone(), HashSet::new());
+            let action = self.admin[action as usize].clone();
+            self.prepare(requester, circumstances, action, authority, HashSet::new())
+                .ok_or(())
+        });
+        request(asked.ok()?, Vec::new(), self.circumstances(circumstances))
     }
 
+    /// A role as an entity, with the groups that it is in.
+    fn role(&self, role: &Role) -> Option<(Entity, HashSet<EntityUid>)> {
+        let uid = |kind: &EntityTypeName, id: &str| {
+            EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
+        };
+        let groups: HashSet<_> = role
+            .groups
+            .iter()
+            .map(|group| uid(&self.types.role_group, group.as_str()))
+            .collect();
+        let hosts: &[String] = match &role.access {
+            Access::Ssh(access) => &access.hosts,
+            Access::Database(_) => &[],
+        };
+        let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+        let label = |label: &Option<Label>| text(label.as_ref().map_or("", Label::as_str));
+        let hosts = RestrictedExpression::new_set(hosts.iter().map(|host| text(host)));
+        let attributes = HashMap::from([
+            ("kind".to_owned(), text(role.access.kind())),
+            ("sensitivity".to_owned(), label(&role.sensitivity)),
+            ("environment".to_owned(), label(&role.environment)),
+            ("hosts".to_owned(), hosts),
+        ]);
+        let role = uid(&self.types.role, role.name.as_str());
+        let entity = Entity::new(role, attributes, groups.clone()).ok()?;
+        Some((entity, groups))
+    }
+
+    /// What is the same each time that somebody asks for it.
     fn prepare(
         &self,
-        user: &UserName,
-        groups: &[GroupName],
-        resource: EntityUid,
-        resource_entity: Option<Entity>,
-    ) -> Result<Arc<Asked>, ()> {
+        requester: &UserName,
+        circumstances: &Circumstances,
+        action: EntityUid,
+        resource: Entity,
+        resource_groups: HashSet<EntityUid>,
+    ) -> Option<Arc<Asked>> {
+        let kind = match circumstances.workload {
+            Some(_) => &self.types.workload,
+            None => &self.types.user,
+        };
         let principal =
-            EntityUid::from_type_name_and_id(self.user.clone(), EntityId::new(user.as_str()));
-        let parents = groups
+            EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(requester.as_str()));
+        let groups: HashSet<_> = circumstances
+            .groups
             .iter()
             .map(|group| {
-                EntityUid::from_type_name_and_id(self.group.clone(), EntityId::new(group.as_str()))
+                EntityUid::from_type_name_and_id(
+                    self.types.group.clone(),
+                    EntityId::new(group.as_str()),
+                )
             })
             .collect();
-        let user = Entity::new_no_attrs(principal.clone(), parents);
-        let entities = [user].into_iter().chain(resource_entity);
-        Ok(Arc::new(Asked {
+        let attributes = circumstances.workload.iter().flatten();
+        let attributes = attributes
+            .map(|(key, value)| (key.clone(), RestrictedExpression::new_string(value.clone())));
+        let entity = Entity::new(principal.clone(), attributes.collect(), groups.clone()).ok()?;
+        let scope = Scope {
+            principal: &principal,
+            groups: &groups,
+            action: &action,
+            resource: &resource.uid(),
+            resource_groups: &resource_groups,
+        };
+        let places = (0..self.policies.len()).filter(|place| scope.fits(&self.policies[*place]));
+        let places: Vec<usize> = places.collect();
+        let policies = self.slices.get(places.clone(), || {
+            let policies = places.iter().map(|place| self.policies[*place].clone());
+            PolicySet::from_policies(policies)
+                .map(Arc::new)
+                .map_err(drop)
+        });
+        Some(Arc::new(Asked {
             principal,
-            resource,
-            entities: Entities::from_entities(entities, None).map_err(drop)?,
+            action,
+            resource: resource.uid(),
+            entities: Entities::from_entities([entity, resource], None).ok()?,
+            policies: policies.ok()?,
         }))
     }
 
-    fn decide<const N: usize>(
+    fn circumstances(
         &self,
-        asked: Result<Arc<Asked>, ()>,
-        action: EntityUid,
-        context: [(&str, RestrictedExpression); N],
-    ) -> Verdict {
-        let context = context
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value));
-        let (Ok(asked), Ok(context)) = (asked, Context::from_pairs(context)) else {
-            return Verdict::failed();
-        };
-        let (principal, resource) = (asked.principal.clone(), asked.resource.clone());
-        let Ok(request) = Request::new(principal, action, resource, context, None) else {
-            return Verdict::failed();
-        };
-        let response = self
-            .authorizer
-            .is_authorized(&request, &self.policies, &asked.entities);
+        circumstances: &Circumstances,
+    ) -> [(&'static str, RestrictedExpression); 5] {
+        let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+        [
+            ("source", self.source(circumstances.source)),
+            ("method", text(&circumstances.method)),
+            ("key_type", text(&circumstances.key_type)),
+            ("mfa", self.factor(circumstances.mfa)),
+            ("time", self.time(circumstances.time)),
+        ]
+    }
+
+    fn source(&self, address: IpAddr) -> RestrictedExpression {
+        infallible(self.sources.get(address, || {
+            Ok(RestrictedExpression::new_ip(address.to_string()))
+        }))
+    }
+
+    fn factor(&self, mfa: Option<Mfa>) -> RestrictedExpression {
+        let age = mfa.map_or(Self::NEVER, |mfa| {
+            i64::try_from(mfa.age).map_or(Self::NEVER, |age| age.min(Self::NEVER))
+        });
+        let verified = mfa.is_some_and(|mfa| mfa.verified);
+        infallible(self.factors.get((mfa.is_some(), verified, age), || {
+            Ok(record([
+                ("present", RestrictedExpression::new_bool(mfa.is_some())),
+                ("verified", RestrictedExpression::new_bool(verified)),
+                ("age", RestrictedExpression::new_long(age)),
+            ]))
+        }))
+    }
+
+    fn time(&self, time: LocalTime) -> RestrictedExpression {
+        infallible(self.times.get(time, || {
+            Ok(record([
+                (
+                    "weekday",
+                    RestrictedExpression::new_long(time.weekday.into()),
+                ),
+                ("hour", RestrictedExpression::new_long(time.hour.into())),
+                ("minute", RestrictedExpression::new_long(time.minute.into())),
+            ]))
+        }))
+    }
+
+    /// A request that did not come from anybody, by all policies.
+    pub(super) fn decide_foreign(&self, request: &Request, entities: &Entities) -> Verdict {
+        match PolicySet::from_policies(self.policies.iter().cloned()) {
+            Ok(policies) => self.judge(request, &policies, entities),
+            Err(_) => Verdict::default(),
+        }
+    }
+
+    /// A request that could not even be put to the policies is not permitted.
+    pub(super) fn decide(&self, asked: Option<(Arc<Asked>, Request)>) -> Verdict {
+        match asked {
+            Some((asked, request)) => self.judge(&request, &asked.policies, &asked.entities),
+            None => Verdict::default(),
+        }
+    }
+
+    fn judge(&self, request: &Request, set: &PolicySet, entities: &Entities) -> Verdict {
+        let response = self.authorizer.is_authorized(request, set, entities);
         let errors = response.diagnostics().errors().count();
         let mut deciding: Vec<&PolicyId> = response.diagnostics().reason().collect();
         deciding.sort_unstable();
         let mut policies: Vec<String> = deciding.iter().map(ToString::to_string).collect();
-        let advice = deciding
-            .iter()
-            .filter_map(|id| self.policies.policy(id))
-            .filter(|policy| policy.effect() == Effect::Forbid)
-            .filter_map(|policy| policy.annotation("advice"))
-            .map(str::to_owned)
-            .collect();
         // Cedar skips a policy that fails to evaluate; a skipped `forbid` would let through what
         // it was written to stop.
         let allowed = response.decision() == Decision::Allow && errors == 0;
+        let advice = if allowed {
+            Vec::new()
+        } else {
+            advice(set, &deciding)
+        };
         if errors > 0 {
             policies.clear();
         }
@@ -248,103 +382,96 @@ impl Engine {
     }
 }
 
-/// All names that go into an [`Asked`]: none of them holds the separators.
-fn key(user: &UserName, groups: &[GroupName], resource: &[&str]) -> String {
-    let mut key = resource.join("\0");
+/// The schema, read.
+pub(super) fn schema() -> Schema {
+    let (schema, _) = Schema::from_cedarschema_str(SCHEMA).expect("a test parses the schema");
+    schema
+}
+
+/// What a person can do who is refused.
+fn advice(slice: &PolicySet, deciding: &[&PolicyId]) -> Vec<String> {
+    let forbidden = deciding
+        .iter()
+        .filter_map(|id| slice.policy(id))
+        .any(|policy| policy.effect() == Effect::Forbid);
+    let mut advising: Vec<&Policy> = slice
+        .policies()
+        .filter(|policy| match policy.effect() {
+            Effect::Forbid => deciding.contains(&policy.id()),
+            Effect::Permit => !forbidden && deciding.is_empty(),
+        })
+        .collect();
+    advising.sort_unstable_by_key(|policy| policy.id());
+    let mut advice: Vec<String> = Vec::new();
+    for text in advising
+        .iter()
+        .filter_map(|policy| policy.annotation("advice"))
+    {
+        if !advice.iter().any(|told| told == text) {
+            advice.push(text.to_owned());
+        }
+    }
+    advice
+}
+
+fn request(
+    asked: Arc<Asked>,
+    context: Vec<(&'static str, RestrictedExpression)>,
+    circumstances: [(&'static str, RestrictedExpression); 5],
+) -> Option<(Arc<Asked>, Request)> {
+    let context = context.into_iter().chain(circumstances);
+    let context = Context::from_pairs(context.map(|(key, value)| (key.to_owned(), value))).ok()?;
+    let request = Request::new(
+        asked.principal.clone(),
+        asked.action.clone(),
+        asked.resource.clone(),
+        context,
+        None,
+    );
+    Some((asked, request.ok()?))
+}
+
+fn record<const N: usize>(fields: [(&str, RestrictedExpression); N]) -> RestrictedExpression {
+    let fields = fields.map(|(key, value)| (key.to_owned(), value));
+    RestrictedExpression::new_record(fields).expect("no field is there twice")
+}
+
+fn infallible<T>(result: Result<T, Infallible>) -> T {
+    let Ok(value) = result;
+    value
+}
+
+/// All names that go into an [`Asked`]: none of them holds the separators but what others say of a
+/// workload, which is told by its length.
+fn key(requester: &UserName, circumstances: &Circumstances, what: [&str; 2]) -> String {
+    let mut key = what.join("\0");
     key.push('\n');
-    key.push_str(user.as_str());
-    for group in groups {
+    key.push_str(requester.as_str());
+    for group in &circumstances.groups {
         key.push('\0');
         key.push_str(group.as_str());
     }
-    key
-}
-
-impl Verdict {
-    /// The request could not even be put to the policies.
-    fn failed() -> Self {
-        Self {
-            allowed: false,
-            policies: Vec::new(),
-            advice: Vec::new(),
+    if let Some(workload) = &circumstances.workload {
+        key.push('\n');
+        for text in workload.iter().flat_map(|(name, value)| [name, value]) {
+            key.push_str(&format!("{}:{text}", text.len()));
         }
     }
-}
-
-/// The policies of a file, each with the id of its `@id`, or else of its file and place.
-fn parse(path: &Path, text: &str) -> Result<Vec<Policy>, PolicyError> {
-    let set = PolicySet::from_str(text).map_err(|error| at(path, text, &error))?;
-    if set.templates().next().is_some() {
-        return Err(PolicyError::Cedar {
-            path: path.to_owned(),
-            line: 1,
-            column: 1,
-            message: "templates (?principal, ?resource) are not used: write out the policy"
-                .to_owned(),
-        });
-    }
-    let file = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
-    Ok(set
-        .policies()
-        .map(|policy| {
-            let id = match policy.annotation("id") {
-                Some(id) if !id.is_empty() => id.to_owned(),
-                _ => format!("{file}#{}", policy.id()),
-            };
-            policy.new_id(PolicyId::new(id))
-        })
-        .collect())
-}
-
-fn check(
-    validator: &Validator,
-    path: &Path,
-    text: &str,
-    policy: &Policy,
-) -> Result<(), PolicyError> {
-    let set = PolicySet::from_policies([policy.clone()]).map_err(|error| at(path, text, &error))?;
-    let result = validator.validate(&set, ValidationMode::Strict);
-    match result.validation_errors().next() {
-        None => Ok(()),
-        Some(error) => Err(at(path, text, error)),
-    }
-}
-
-fn at(path: &Path, text: &str, error: &dyn Diagnostic) -> PolicyError {
-    // A set of errors shows itself through its first.
-    let first = error.related().and_then(|mut related| related.next());
-    let label = |diagnostic: &dyn Diagnostic| {
-        diagnostic
-            .labels()
-            .and_then(|mut labels| labels.next())
-            .map(|label| label.offset())
-    };
-    let offset = label(error).or_else(|| first.and_then(label)).unwrap_or(0);
-    let before = text.get(..offset).unwrap_or_default();
-    let mut message = error.to_string();
-    if let Some(help) = error.help().or_else(|| first.and_then(Diagnostic::help)) {
-        message = format!("{message}; {help}");
-    }
-    PolicyError::Cedar {
-        path: path.to_owned(),
-        line: before.matches('\n').count() + 1,
-        column: before.chars().rev().take_while(|c| *c != '\n').count() + 1,
-        message,
-    }
+    key
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
+    use proptest::prelude::*;
+
     use super::super::{Roles, STARTER};
     use super::*;
 
     fn engine(policy: &str) -> Result<Engine, PolicyError> {
-        Engine::new([(PathBuf::from("test.cedar"), policy)].into_iter())
+        let files = [(PathBuf::from("test.cedar"), policy)].into_iter();
+        Engine::new(files, Some(&roles())).map_err(|mut errors| errors.remove(0))
     }
 
     fn roles() -> Roles {
@@ -352,16 +479,32 @@ mod tests {
         Roles::parse(files["roles.toml"]).unwrap()
     }
 
+    fn circumstances(groups: &[&str]) -> Circumstances {
+        Circumstances {
+            groups: groups.iter().map(|group| group.parse().unwrap()).collect(),
+            method: "ssh-key".to_owned(),
+            key_type: "ssh-ed25519".to_owned(),
+            mfa: None,
+            source: "192.0.2.7".parse().unwrap(),
+            time: LocalTime {
+                weekday: 1,
+                hour: 9,
+                minute: 30,
+            },
+            workload: None,
+        }
+    }
+
     fn decide(engine: &Engine, groups: &[&str], role: &str, purpose: &str, ttl: &str) -> Verdict {
-        let groups: Vec<GroupName> = groups.iter().map(|group| group.parse().unwrap()).collect();
-        engine.decide_request(
-            &"alice".parse().unwrap(),
-            &groups,
-            roles().find(&role.parse().unwrap()).unwrap(),
-            &purpose.parse().unwrap(),
-            ttl.parse().unwrap(),
-            "192.0.2.7".parse().unwrap(),
-        )
+        let circumstances = circumstances(groups);
+        engine.decide_request(&Ask {
+            requester: &"alice".parse().unwrap(),
+            role: roles().find(&role.parse().unwrap()).unwrap(),
+            purpose: &purpose.parse().unwrap(),
+            reason: None,
+            ttl: ttl.parse().unwrap(),
+            circumstances: &circumstances,
+        })
     }
 
     fn starter() -> Engine {
@@ -369,7 +512,7 @@ mod tests {
             .into_iter()
             .filter(|(name, _)| name.ends_with(".cedar"))
             .map(|(name, text)| (PathBuf::from(name), text));
-        Engine::new(files).unwrap()
+        Engine::new(files, Some(&roles())).unwrap()
     }
 
     #[test]
@@ -416,10 +559,8 @@ mod tests {
     fn administration_is_for_administrators() {
         let engine = starter();
         let may = |group: &str, action| {
-            let source = "::1".parse().unwrap();
-            let groups = [group.parse().unwrap()];
             engine
-                .decide_admin(&"root".parse().unwrap(), &groups, action, source)
+                .decide_admin(&"root".parse().unwrap(), action, &circumstances(&[group]))
                 .allowed
         };
         for action in AdminAction::ALL {
@@ -469,5 +610,105 @@ mod tests {
             "@id(\"a\") permit (principal, action, resource);\n@id(\"a\") permit (principal, action, resource);",
         );
         assert!(twice.contains("@id(\"a\")"), "{twice}");
+    }
+
+    #[test]
+    fn what_policies_are_told_is_what_the_schema_says() {
+        let schema = schema();
+        let engine = starter();
+        let (name, reason) = ("alice".parse().unwrap(), "INC-1".parse().unwrap());
+        let workload = BTreeMap::from([
+            ("provider".to_owned(), "github".to_owned()),
+            ("repository".to_owned(), "acme/app".to_owned()),
+        ]);
+        let mut asked = Vec::new();
+        for workload in [None, Some(workload)] {
+            let circumstances = Circumstances {
+                workload,
+                mfa: Some(Mfa {
+                    verified: true,
+                    age: 7,
+                }),
+                ..circumstances(&["on-call"])
+            };
+            for role in roles().iter() {
+                for reason in [None, Some(&reason)] {
+                    asked.push(engine.request_of(&Ask {
+                        requester: &name,
+                        role,
+                        purpose: &role.purposes[0],
+                        reason,
+                        ttl: role.default_ttl,
+                        circumstances: &circumstances,
+                    }));
+                }
+            }
+            for action in AdminAction::ALL {
+                asked.push(engine.admin_request_of(&name, action, &circumstances));
+            }
+        }
+        for (asked, request) in asked.into_iter().map(Option::unwrap) {
+            let context = request.context().unwrap().clone();
+            let (principal, action, resource) = (
+                asked.principal.clone(),
+                asked.action.clone(),
+                asked.resource.clone(),
+            );
+            Request::new(principal, action, resource, context, Some(&schema)).unwrap();
+            let entities = asked.entities.iter().cloned();
+            Entities::from_entities(entities, Some(&schema)).unwrap();
+        }
+    }
+
+    proptest! {
+        /// Only policies whose heads fit are evaluated: that must never change what comes out.
+        #[test]
+        fn leaving_out_policies_whose_heads_do_not_fit_changes_nothing(
+            heads in proptest::collection::vec((any::<bool>(), 0..5_usize, 0..4_usize, 0..5_usize), 1..12),
+            groups in proptest::sample::subsequence(vec!["on-call", "deployers"], 0..=2),
+            role in proptest::sample::select(vec!["deploy", "patients-read"]),
+        ) {
+            let principals = [
+                "principal", "principal == User::\"alice\"", "principal in Group::\"on-call\"",
+                "principal is Workload", "principal is User in Group::\"deployers\"",
+            ];
+            let actions = [
+                "action", "action == Action::\"request\"",
+                "action in [Action::\"request\", Action::\"lock\"]", "action == Action::\"lock\"",
+            ];
+            let resources = [
+                "resource", "resource == Role::\"deploy\"", "resource is Role",
+                "resource == Authority::\"hallpass\"", "resource in RoleGroup::\"clinical\"",
+            ];
+            let text: Vec<String> = heads
+                .iter()
+                .map(|(permit, principal, action, resource)| {
+                    let effect = if *permit { "permit" } else { "forbid" };
+                    let head = [principals[*principal], actions[*action], resources[*resource]];
+                    format!("{effect} ({});", head.join(", "))
+                })
+                .collect();
+            // Heads that no request fits do not check.
+            let set: Vec<_> = text.iter().filter(|text| engine(text).is_ok()).cloned().collect();
+            let engine = engine(&set.join("\n")).unwrap();
+            let (circumstances, name) = (circumstances(&groups), "alice".parse().unwrap());
+            let (purpose, roles) = ("deploy".parse().unwrap(), roles());
+            let (asked, request) = engine.request_of(&Ask {
+                requester: &name,
+                role: roles.find(&role.parse().unwrap()).unwrap(),
+                purpose: &purpose,
+                reason: None,
+                ttl: "1m".parse().unwrap(),
+                circumstances: &circumstances,
+            }).unwrap();
+            let all = PolicySet::from_policies(engine.policies.iter().cloned()).unwrap();
+            let decide = |set: &PolicySet| {
+                let response = engine.authorizer.is_authorized(&request, set, &asked.entities);
+                let mut reason: Vec<_> = response.diagnostics().reason().cloned().collect();
+                reason.sort_unstable();
+                (response.decision(), reason)
+            };
+            prop_assert_eq!(decide(&asked.policies), decide(&all));
+        }
     }
 }

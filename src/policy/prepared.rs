@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use cedar_policy::{Entities, EntityUid, RestrictedExpression};
+use cedar_policy::{Entities, EntityUid, PolicySet};
 
 /// How many of a kind are kept. Past it, all are forgotten and made again as they are needed.
 const MOST: usize = 16_384;
@@ -11,18 +11,17 @@ const MOST: usize = 16_384;
 /// making it costs more than the decision.
 pub(super) struct Asked {
     pub(super) principal: EntityUid,
+    pub(super) action: EntityUid,
     pub(super) resource: EntityUid,
     pub(super) entities: Entities,
+    /// Those whose heads fit.
+    pub(super) policies: Arc<PolicySet>,
 }
 
 /// Values that are made once for each key.
 pub(super) struct Prepared<K, V> {
     kept: RwLock<HashMap<K, V>>,
 }
-
-/// By the names of everything that goes into it.
-pub(super) type PreparedAsks = Prepared<String, Arc<Asked>>;
-pub(super) type PreparedSources = Prepared<std::net::IpAddr, RestrictedExpression>;
 
 impl<K, V> Default for Prepared<K, V> {
     fn default() -> Self {

@@ -2,10 +2,11 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use serde::Deserialize;
+use toml::de::{DeTable, DeValue};
 
 use crate::model::{
-    Access, DatabaseAccess, Invalid, Purpose, ReasonRule, Role, RoleName, SourceAddress, SshAccess,
-    Ttl,
+    Access, DatabaseAccess, Invalid, Label, Purpose, ReasonRule, Role, RoleName, SourceAddress,
+    SshAccess, Ttl,
 };
 
 /// The roles and purposes that `roles.toml` declares.
@@ -19,17 +20,27 @@ impl Roles {
     /// Reads the text of `roles.toml`.
     ///
     /// # Errors
-    /// When it is not TOML, has an unknown key, or declares something that is not legal.
-    pub fn parse(text: &str) -> Result<Self, RolesError> {
-        let written: Written =
-            toml::from_str(text).map_err(|error| RolesError::Toml(error.to_string()))?;
+    /// When it is not TOML, has an unknown key, or declares something that is not legal: the first
+    /// thing of each role.
+    pub fn parse(text: &str) -> Result<Self, Vec<RolesError>> {
+        let written: Written = toml::from_str(text).map_err(|error| {
+            vec![RolesError::Toml {
+                message: error.message().to_owned(),
+                offset: error.span().map_or(0, |span| span.start),
+            }]
+        })?;
+        let mut errors = Vec::new();
         let mut purposes = BTreeMap::new();
         for (name, description) in written.purposes {
-            let name = name.parse().map_err(|source| RolesError::Value {
-                place: "[purposes]".to_owned(),
-                source,
-            })?;
-            purposes.insert(name, description);
+            match name.parse() {
+                Ok(name) => {
+                    purposes.insert(name, description);
+                }
+                Err(source) => errors.push(RolesError::Value {
+                    place: format!("[purposes] {name}"),
+                    source,
+                }),
+            }
         }
         let mut roles = BTreeMap::new();
         let ssh = written
@@ -41,12 +52,20 @@ impl Roles {
             .into_iter()
             .map(|(name, role)| (name, WrittenRole::Database(role)));
         for (name, written) in ssh.chain(database) {
-            let role = written.into_role(&name, &purposes)?;
-            if roles.insert(role.name.clone(), role).is_some() {
-                return Err(RolesError::Twice(name));
+            match written.into_role(&name, &purposes) {
+                Ok(role) => {
+                    if roles.insert(role.name.clone(), role).is_some() {
+                        errors.push(RolesError::Twice(name));
+                    }
+                }
+                Err(error) => errors.push(error),
             }
         }
-        Ok(Self { roles, purposes })
+        if errors.is_empty() {
+            Ok(Self { roles, purposes })
+        } else {
+            Err(errors)
+        }
     }
 
     /// The role of that name.
@@ -94,6 +113,10 @@ struct WrittenSsh {
     purposes: Vec<String>,
     #[serde(default)]
     reason: WrittenReason,
+    #[serde(default)]
+    groups: Vec<String>,
+    sensitivity: Option<String>,
+    environment: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -110,6 +133,38 @@ struct WrittenDatabase {
     purposes: Vec<String>,
     #[serde(default)]
     reason: WrittenReason,
+    #[serde(default)]
+    groups: Vec<String>,
+    sensitivity: Option<String>,
+    environment: Option<String>,
+}
+
+/// What SSH and database roles have in common.
+struct Common {
+    description: String,
+    max_ttl: String,
+    default_ttl: String,
+    purposes: Vec<String>,
+    reason: WrittenReason,
+    groups: Vec<String>,
+    sensitivity: Option<String>,
+    environment: Option<String>,
+}
+
+/// Takes what both kinds have in common out of one.
+macro_rules! common {
+    ($role:ident) => {
+        Common {
+            description: $role.description,
+            max_ttl: $role.max_ttl,
+            default_ttl: $role.default_ttl,
+            purposes: $role.purposes,
+            reason: $role.reason,
+            groups: $role.groups,
+            sensitivity: $role.sensitivity,
+            environment: $role.environment,
+        }
+    };
 }
 
 #[derive(Deserialize)]
@@ -167,40 +222,31 @@ impl WrittenRole {
             move |source| RolesError::Value { place, source }
         };
         let name = name.parse().map_err(at("(its name)"))?;
-        let (access, description, max_ttl, default_ttl, purposes, reason) = match self {
-            Self::Ssh(role) => (
-                Access::Ssh(ssh_access(
+        let (access, common) = match self {
+            Self::Ssh(role) => {
+                let common = common!(role);
+                let access = ssh_access(
                     role.principals,
                     role.extensions,
                     role.force_command,
                     role.source_address,
                     role.hosts,
                     at,
-                )?),
-                role.description,
-                role.max_ttl,
-                role.default_ttl,
-                role.purposes,
-                role.reason,
-            ),
+                )?;
+                (Access::Ssh(access), common)
+            }
             Self::Database(role) => {
                 let Engine::Postgres = role.engine;
+                let common = common!(role);
                 let access = DatabaseAccess {
                     user: role.user.parse().map_err(at("user"))?,
                     databases: role.databases,
                 };
-                (
-                    Access::Database(access),
-                    role.description,
-                    role.max_ttl,
-                    role.default_ttl,
-                    role.purposes,
-                    role.reason,
-                )
+                (Access::Database(access), common)
             }
         };
-        let max_ttl: Ttl = max_ttl.parse().map_err(at("max_ttl"))?;
-        let default_ttl: Ttl = default_ttl.parse().map_err(at("default_ttl"))?;
+        let max_ttl: Ttl = common.max_ttl.parse().map_err(at("max_ttl"))?;
+        let default_ttl: Ttl = common.default_ttl.parse().map_err(at("default_ttl"))?;
         if default_ttl > max_ttl {
             return Err(RolesError::DefaultTtl {
                 table,
@@ -208,13 +254,14 @@ impl WrittenRole {
                 max_ttl,
             });
         }
-        if purposes.is_empty() {
+        if common.purposes.is_empty() {
             return Err(RolesError::Empty {
                 table,
                 key: "purposes",
             });
         }
-        let purposes = purposes
+        let purposes = common
+            .purposes
             .iter()
             .map(|purpose| {
                 let purpose: Purpose = purpose.parse().map_err(at("purposes"))?;
@@ -228,7 +275,7 @@ impl WrittenRole {
                 }
             })
             .collect::<Result<_, _>>()?;
-        let reason = match reason {
+        let reason = match common.reason {
             WrittenReason::Word(word) if word == "optional" => ReasonRule::Optional,
             WrittenReason::Word(word) if word == "required" => ReasonRule::Required,
             WrittenReason::Word(word) => {
@@ -239,9 +286,19 @@ impl WrittenRole {
                 ReasonRule::pattern(&written.pattern).map_err(at("reason"))?
             }
         };
+        let groups = common.groups.iter();
+        let label = |key, label: Option<String>| match label {
+            Some(label) => label.parse::<Label>().map(Some).map_err(at(key)),
+            None => Ok(None),
+        };
         Ok(Role {
             name,
-            description,
+            groups: groups
+                .map(|group| group.parse().map_err(at("groups")))
+                .collect::<Result<_, _>>()?,
+            sensitivity: label("sensitivity", common.sensitivity)?,
+            environment: label("environment", common.environment)?,
+            description: common.description,
             access,
             max_ttl,
             default_ttl,
@@ -328,9 +385,14 @@ fn network(text: &str) -> Result<IpNet, Invalid> {
 /// What is wrong with `roles.toml`.
 #[derive(Debug, thiserror::Error)]
 pub enum RolesError {
-    /// Not TOML, or not of this shape. The text names line and column.
-    #[error("{0}")]
-    Toml(String),
+    /// Not TOML, or not of this shape.
+    #[error("{message}")]
+    Toml {
+        /// What is wrong.
+        message: String,
+        /// Where, in bytes.
+        offset: usize,
+    },
     /// A value is not legal.
     #[error("{place}: {source}")]
     Value {
@@ -368,4 +430,34 @@ pub enum RolesError {
     /// An SSH and a database role share a name.
     #[error("{0} is both an SSH and a database role: give each its own name")]
     Twice(String),
+}
+
+impl RolesError {
+    /// Where in the text it is, in bytes.
+    pub(super) fn offset(&self, text: &str) -> usize {
+        let path = match self {
+            Self::Toml { offset, .. } => return *offset,
+            Self::Value { place, .. } => place.clone(),
+            Self::Empty { table, key } => format!("{table} {key}"),
+            Self::UnknownPurpose { table, .. } => format!("{table} purposes"),
+            Self::DefaultTtl { table, .. } => format!("{table} default_ttl"),
+            Self::Twice(name) => format!("[database.{name}]"),
+        };
+        let names = path.trim_start_matches('[').split(['.', ' ']);
+        let Ok(table) = DeTable::parse(text) else {
+            return 0;
+        };
+        let (mut table, mut offset) = (table.get_ref(), 0);
+        for name in names.map(|name| name.trim_end_matches(']')) {
+            let Some((key, value)) = table.get_key_value(name) else {
+                break;
+            };
+            offset = key.span().start;
+            match value.get_ref() {
+                DeValue::Table(inner) => table = inner,
+                _ => break,
+            }
+        }
+        offset
+    }
 }

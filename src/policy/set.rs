@@ -1,11 +1,16 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ring::digest;
 
-use super::{Engine, Roles, RolesError};
+use super::cedar::place;
+use super::{Engine, Invariant, Roles};
 use crate::keys::is_ours_to_change;
+
+/// The file of what must hold.
+const INVARIANTS: &str = "invariants.toml";
 
 /// A policy set: the roles and the policies of one folder, checked as a whole.
 pub struct PolicySet {
@@ -13,6 +18,8 @@ pub struct PolicySet {
     pub roles: Roles,
     /// What decides.
     pub engine: Engine,
+    /// What must hold for whatever the policies permit.
+    pub invariants: Vec<Invariant>,
     /// `sha256:` and the hex digest over all files: names a set in the log.
     pub digest: String,
     /// The files as they were read.
@@ -22,12 +29,24 @@ pub struct PolicySet {
 impl PolicySet {
     const LARGEST_FILE: u64 = 4 << 20;
 
-    /// Reads `roles.toml` and every `*.cedar` of a folder.
+    /// Reads `roles.toml`, `invariants.toml` where there is one, and every `*.cedar` of a folder.
     ///
     /// # Errors
     /// When a file is missing, can be changed by others, or does not check.
     pub fn load(folder: &Path) -> Result<Self, PolicyError> {
         check_writers(folder)?;
+        let files = Self::read(folder)?;
+        for name in files.keys() {
+            check_writers(&folder.join(name))?;
+        }
+        Self::from_files(files, folder)
+    }
+
+    /// The files of a folder that make up a policy set.
+    ///
+    /// # Errors
+    /// When one can't be read.
+    pub fn read(folder: &Path) -> Result<BTreeMap<String, String>, PolicyError> {
         let mut files = BTreeMap::new();
         let failed = |source| PolicyError::File {
             path: folder.to_owned(),
@@ -38,34 +57,123 @@ impl PolicySet {
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
                 continue;
             };
-            if name != "roles.toml" && !name.ends_with(".cedar") {
+            if !is_policy(name) {
                 continue;
             }
             files.insert(name.to_owned(), read(&path)?);
         }
-        Self::from_files(files, folder)
+        Ok(files)
     }
 
-    fn from_files(files: BTreeMap<String, String>, folder: &Path) -> Result<Self, PolicyError> {
+    /// From the text of its files, of which `folder` is told in errors.
+    ///
+    /// # Errors
+    /// When they do not check.
+    pub fn from_files(files: BTreeMap<String, String>, folder: &Path) -> Result<Self, PolicyError> {
+        Self::check(files, folder).map_err(|mut errors| errors.swap_remove(0))
+    }
+
+    /// The same with all that is wrong.
+    ///
+    /// # Errors
+    /// Of all files, in the order of their names.
+    pub fn check(files: BTreeMap<String, String>, folder: &Path) -> Result<Self, Vec<PolicyError>> {
+        let mut errors = Vec::new();
         let path = folder.join("roles.toml");
-        let Some(roles) = files.get("roles.toml") else {
-            let source = std::io::ErrorKind::NotFound.into();
-            return Err(PolicyError::File { path, source });
+        let roles = match files.get("roles.toml") {
+            Some(text) => Roles::parse(text)
+                .map_err(|wrong| {
+                    let placed = wrong.into_iter().map(|error| {
+                        let offset = error.offset(text);
+                        place(&path, text, offset, error.to_string())
+                    });
+                    errors.extend(placed);
+                })
+                .ok(),
+            None => {
+                let source = std::io::ErrorKind::NotFound.into();
+                errors.push(PolicyError::File { path, source });
+                None
+            }
         };
-        let roles = Roles::parse(roles).map_err(|source| PolicyError::Roles { path, source })?;
         let policies = files
             .iter()
             .filter(|(name, _)| name.ends_with(".cedar"))
             .map(|(name, text)| (folder.join(name), text.as_str()));
-        let engine = Engine::new(policies)?;
+        let engine = Engine::new(policies, roles.as_ref())
+            .map_err(|wrong| errors.extend(wrong))
+            .ok();
+        let invariants = match files.get(INVARIANTS) {
+            Some(text) => Invariant::parse(&folder.join(INVARIANTS), text)
+                .map_err(|wrong| errors.extend(wrong))
+                .ok(),
+            None => Some(Vec::new()),
+        };
+        let (Some(roles), Some(engine), Some(invariants)) = (roles, engine, invariants) else {
+            return Err(errors);
+        };
         let digest = digest_of(&files);
         Ok(Self {
             roles,
             engine,
+            invariants,
             digest,
             files,
         })
     }
+}
+
+impl PolicySet {
+    /// The file of a policy with an `@id`, and its line, counted from 1.
+    pub fn place_of(&self, id: &str) -> Option<(&str, usize)> {
+        let written = format!("@id({id:?})");
+        self.files.iter().find_map(|(file, text)| {
+            let line = text.lines().position(|line| line.trim() == written)?;
+            Some((file.as_str(), line + 1))
+        })
+    }
+
+    /// The line of `roles.toml` in which a role begins, counted from 1.
+    pub fn line_of_role(&self, name: &str) -> Option<usize> {
+        let heads = [format!("[ssh.{name}]"), format!("[database.{name}]")];
+        let mut lines = self.files.get("roles.toml")?.lines();
+        let line = lines.position(|line| heads.iter().any(|head| line.trim() == head))?;
+        Some(line + 1)
+    }
+}
+
+/// What tells whether a folder's policies are others without reading them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp(BTreeMap<String, (u64, i64, i64, u64)>);
+
+impl Stamp {
+    /// Of the files that [`PolicySet::load`] would read.
+    ///
+    /// # Errors
+    /// When the folder can't be read.
+    pub fn of(folder: &Path) -> std::io::Result<Self> {
+        let mut files = BTreeMap::new();
+        for file in fs::read_dir(folder)? {
+            let file = file?;
+            let name = file.file_name().to_string_lossy().into_owned();
+            if is_policy(&name) {
+                // Also through links, as configuration management lays them.
+                let metadata = fs::metadata(file.path())?;
+                let changed = (
+                    metadata.len(),
+                    metadata.mtime(),
+                    metadata.mtime_nsec(),
+                    metadata.ino(),
+                );
+                files.insert(name, changed);
+            }
+        }
+        Ok(Self(files))
+    }
+}
+
+fn is_policy(name: &str) -> bool {
+    ["roles.toml", INVARIANTS].contains(&name) || name.ends_with(".cedar")
 }
 
 /// SHA-256 over name and text of each file, each preceded by its length in 8 bytes, big-endian.
@@ -85,7 +193,6 @@ fn digest_of(files: &BTreeMap<String, String>) -> String {
 }
 
 fn read(path: &Path) -> Result<String, PolicyError> {
-    check_writers(path)?;
     let failed = |source| PolicyError::File {
         path: path.to_owned(),
         source,
@@ -129,15 +236,7 @@ pub enum PolicyError {
         /// The file or folder.
         path: PathBuf,
     },
-    /// `roles.toml` does not check.
-    #[error("{path}: {source}")]
-    Roles {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: RolesError,
-    },
-    /// A policy is not Cedar, or speaks of what the schema does not have.
+    /// A file does not parse, or speaks of what there is not.
     #[error("{path}:{line}:{column}: {message}")]
     Cedar {
         /// The file.
@@ -147,6 +246,12 @@ pub enum PolicyError {
         /// Counted from 1, in characters.
         column: usize,
         /// Why, with a hint where there is one.
+        message: String,
+    },
+    /// An invariant does not hold, or can't be proven.
+    #[error("{message}")]
+    Unproven {
+        /// Which, and why.
         message: String,
     },
     /// Two policies share an id.

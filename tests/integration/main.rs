@@ -23,6 +23,7 @@ mod log_key;
 mod offline_root;
 mod path;
 mod person;
+mod policy;
 mod postgres_refuses;
 mod reseal;
 mod rotation;

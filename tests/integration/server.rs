@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hallpass::authority::{self, Authority, Clock};
+use hallpass::authority::{self, Authority, Clock, PolicySettings};
 use hallpass::http::{Options, serve};
 use hallpass::keys::Passphrase;
 use hallpass::model::HostTtl;
@@ -295,6 +295,7 @@ async fn the_servers_certificate_renews_itself_without_a_restart() {
         &passphrase,
         None,
         Clock::FitsTheLog,
+        PolicySettings::default(),
     )
     .await
     .unwrap();

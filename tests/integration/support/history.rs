@@ -129,6 +129,8 @@ fn event(number: u64, serial: Serial) -> Event {
     let decision = Decision {
         policies: vec!["on-call-operates-servers".to_owned()],
         policy_set: "sha256:0".to_owned(),
+        action: None,
+        circumstances: None,
     };
     let request = Asked {
         role: "server-operator".parse().expect("a role"),

@@ -1,0 +1,299 @@
+//! The policy set in force: loaded all or nothing, logged before it decides anything, and kept, so
+//! that old decisions can be explained.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::issue::Declined;
+use super::{Authority, Refusal, now};
+use crate::audit::{Actor, Entry, Event, Log, LogError, Reader, StoreError};
+use crate::identity::{Requester, SignedRequest};
+use crate::model::{EntryIndex, PolicyInForce, Timestamp};
+use crate::policy::{AdminAction, Outcome, PolicyError, PolicySet, Prover, Stamp};
+
+/// How often it is looked whether the files are others.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Where the log has the texts of policy sets.
+#[derive(Debug, Default)]
+pub(super) struct PolicyHistory {
+    texts: BTreeMap<String, Vec<EntryIndex>>,
+    loaded: BTreeSet<String>,
+}
+
+impl PolicyHistory {
+    /// Takes in the next entry.
+    pub(super) fn hear(&mut self, entry: &Entry) {
+        match &entry.event {
+            Event::PolicyText { policy_set, .. } => {
+                let texts = self.texts.entry(policy_set.clone()).or_default();
+                texts.push(entry.index);
+            }
+            Event::PolicyLoaded { policy_set, .. } => {
+                self.loaded.insert(policy_set.clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether all of a set's text is in the log.
+    pub(super) fn knows(&self, policy_set: &str) -> bool {
+        self.loaded.contains(policy_set)
+    }
+
+    /// The files of a set that was in force.
+    fn files(
+        &self,
+        policy_set: &str,
+        reader: &Reader,
+    ) -> Result<Option<BTreeMap<String, String>>, StoreError> {
+        if !self.knows(policy_set) {
+            return Ok(None);
+        }
+        let mut parts = BTreeMap::new();
+        for index in self.texts.get(policy_set).into_iter().flatten() {
+            let body = reader.range(*index, 1)?;
+            let entry = body
+                .first()
+                .and_then(|body| serde_json::from_str(body).ok());
+            if let Some(Entry {
+                event:
+                    Event::PolicyText {
+                        file, part, text, ..
+                    },
+                ..
+            }) = entry
+            {
+                parts.insert((file, part), text);
+            }
+        }
+        let mut files: BTreeMap<String, String> = BTreeMap::new();
+        for ((file, _), text) in parts {
+            files.entry(file).or_default().push_str(&text);
+        }
+        Ok(Some(files))
+    }
+}
+
+impl Authority {
+    /// The policy set in force.
+    pub(super) fn policy(&self) -> Arc<PolicySet> {
+        self.policy.load_full()
+    }
+
+    /// Loads the policies from their files, for an administrator.
+    ///
+    /// # Errors
+    /// When the requester may not, or the files are not a sound set: then the old one stays.
+    pub async fn reload_policy(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<PolicyInForce, Refusal> {
+        let now = now();
+        let (requester, _) = self
+            .administrator(request, source, AdminAction::ManagePolicy, now)
+            .await?;
+        let loaded = self.load_policy(Some((request, &requester))).await;
+        match loaded {
+            Ok(Some(policy_set)) => Ok(PolicyInForce {
+                policy_set,
+                changed: true,
+            }),
+            Ok(None) => {
+                self.read(&requester).await?;
+                Ok(PolicyInForce {
+                    policy_set: self.policy().digest.clone(),
+                    changed: false,
+                })
+            }
+            Err(refusal) => {
+                let declined = Declined::new(None, None, refusal);
+                Err(self.decline(&requester, request, declined, now).await)
+            }
+        }
+    }
+
+    /// Loads the policies when their files change or `hurry` says so, for ever. Files that somebody
+    /// is writing just now are not read yet.
+    pub async fn keep_policy_fresh(&self, mut hurry: impl AsyncFnMut()) {
+        let stamp = || Stamp::of(&self.policies).ok();
+        let mut loaded = stamp();
+        let mut before = loaded.clone();
+        loop {
+            let hurried = tokio::select! {
+                () = tokio::time::sleep(LOOK) => false,
+                () = hurry() => true,
+            };
+            let seen = stamp();
+            let quiet = seen == before;
+            before = seen.clone();
+            if !hurried && (seen == loaded || !quiet) {
+                continue;
+            }
+            loaded = seen;
+            match self.load_policy(None).await {
+                Ok(Some(policy_set)) => tracing::info!(policy_set, "the policies are others now"),
+                Ok(None) => tracing::info!("the policies are what they were"),
+                Err(error) => {
+                    tracing::error!(%error, "the policies were not loaded: the old ones stay in force");
+                }
+            }
+        }
+    }
+
+    /// Loads the policies from their files, and gives their digest when it is another.
+    async fn load_policy(
+        &self,
+        asked: Option<(&SignedRequest, &Requester)>,
+    ) -> Result<Option<String>, Refusal> {
+        let policy = tokio::task::block_in_place(|| PolicySet::load(&self.policies))?;
+        if policy.digest == self.policy().digest {
+            return Ok(None);
+        }
+        // It may take seconds: administration goes on meanwhile.
+        if self.settings.require_proof {
+            check_proven(&policy).await?;
+        }
+        let _alone = self.changes.lock().await;
+        if policy.digest == self.policy().digest {
+            return Ok(None);
+        }
+        let known = self.history().knows(&policy.digest);
+        let now = now();
+        if !known {
+            log_policy_text(&self.log, &policy, now).await?;
+        }
+        let digest = policy.digest.clone();
+        match asked {
+            Some((request, requester)) => {
+                let slot = self.reserve(request, requester, now).await?;
+                let event = loaded(&policy, Some(requester.actor.clone()));
+                slot.commit(event, Some(super::spent(requester))).await?;
+            }
+            None => {
+                let slot = self.log.reserve(now)?;
+                slot.commit(loaded(&policy, None), None).await?;
+            }
+        }
+        // Only now: a decision by policies that the log does not have could not be explained.
+        self.policy.store(Arc::new(policy));
+        Ok(Some(digest))
+    }
+
+    /// A policy set that is or was in force.
+    pub(super) fn policy_of(&self, policy_set: &str) -> Result<Arc<PolicySet>, Refusal> {
+        let current = self.policy();
+        if current.digest == policy_set {
+            return Ok(current);
+        }
+        let files = self.history().files(policy_set, &self.reader)?;
+        let files = files
+            .ok_or_else(|| Refusal::NotFound(format!("the log has no policy set {policy_set}")))?;
+        let policy = PolicySet::from_files(files, Path::new("")).map_err(|error| {
+            Refusal::Conflict(format!(
+                "this version of Hallpass can't read the policies of that day: {error}"
+            ))
+        })?;
+        if policy.digest != policy_set {
+            let text = format!("the log's text of policy set {policy_set} is not what was loaded");
+            return Err(Refusal::Internal(text));
+        }
+        Ok(Arc::new(policy))
+    }
+
+    fn history(&self) -> std::sync::MutexGuard<'_, PolicyHistory> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Proves the invariants of a policy set.
+///
+/// # Errors
+/// When one can't be proven.
+pub(super) async fn check_proven(policy: &PolicySet) -> Result<(), PolicyError> {
+    let proofs = async { Prover::start()?.prove(policy).await };
+    let proofs = proofs.await.map_err(|error| PolicyError::Unproven {
+        message: format!("policy.require_proof is set, and {error}"),
+    })?;
+    let broken: Vec<String> = proofs
+        .into_iter()
+        .filter_map(|proof| {
+            let why = match proof.outcome {
+                Outcome::Proven => return None,
+                Outcome::Broken { example } => format!("not for {example}"),
+                Outcome::Undecided { why } => why,
+            };
+            let (id, says) = (proof.invariant, proof.says);
+            Some(format!("invariant {id} ({says}) is not proven: {why}"))
+        })
+        .collect();
+    if broken.is_empty() {
+        Ok(())
+    } else {
+        Err(PolicyError::Unproven {
+            message: broken.join("; "),
+        })
+    }
+}
+
+/// Logs a policy set that comes into force, with all of its text.
+pub(super) async fn log_policy(
+    log: &Log,
+    policy: &PolicySet,
+    now: Timestamp,
+) -> Result<(), LogError> {
+    log_policy_text(log, policy, now).await?;
+    log.reserve(now)?.commit(loaded(policy, None), None).await?;
+    Ok(())
+}
+
+async fn log_policy_text(log: &Log, policy: &PolicySet, now: Timestamp) -> Result<(), LogError> {
+    for (file, text) in &policy.files {
+        let pieces = pieces(text);
+        for (place, piece) in pieces.iter().enumerate() {
+            let event = Event::PolicyText {
+                policy_set: policy.digest.clone(),
+                file: file.clone(),
+                part: place + 1,
+                parts: pieces.len(),
+                text: (*piece).to_owned(),
+            };
+            log.reserve(now)?.commit(event, None).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A text in pieces that each fit an entry, whatever is escaped in them.
+fn pieces(text: &str) -> Vec<&str> {
+    const LONGEST: usize = 8 << 10;
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while rest.len() > LONGEST {
+        let (piece, after) = rest.split_at(rest.floor_char_boundary(LONGEST));
+        pieces.push(piece);
+        rest = after;
+    }
+    pieces.push(rest);
+    pieces
+}
+
+fn loaded(policy: &PolicySet, by: Option<Actor>) -> Event {
+    Event::PolicyLoaded {
+        policy_set: policy.digest.clone(),
+        files: policy.files.keys().cloned().collect(),
+        by,
+    }
+}
+
+impl From<PolicyError> for Refusal {
+    fn from(error: PolicyError) -> Self {
+        Self::Conflict(format!(
+            "the policies were not loaded, the old ones stay in force: {error}"
+        ))
+    }
+}

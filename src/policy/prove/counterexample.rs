@@ -1,0 +1,178 @@
+use std::collections::BTreeMap;
+use std::fmt;
+
+use cedar_policy::{Entities, EvalResult, Request};
+use serde::Serialize;
+
+use super::super::Engine;
+use crate::model::{LocalTime, Ttl};
+
+/// A request that should not be permitted and is: as the prover found it, and as the authorizer
+/// decided when it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Counterexample {
+    /// Whether a workload asks; a person otherwise.
+    pub workload: bool,
+    /// The requester's name, which matters only where a policy names it.
+    pub requester: String,
+    /// What is known of a workload.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
+    /// The requester's groups.
+    pub groups: Vec<String>,
+    /// What is asked for: `request`, or an act of administration.
+    pub action: String,
+    /// The role, for a request.
+    pub role: String,
+    /// The purpose, for a request.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub purpose: String,
+    /// The reason, when there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The lifetime in seconds, for a request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u64>,
+    /// The second factor: `none`, `present` or `verified`.
+    pub mfa: &'static str,
+    /// How many seconds ago it was shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mfa_age: Option<i64>,
+    /// The address.
+    pub source: String,
+    /// What the requester is known by.
+    pub method: String,
+    /// The kind of key.
+    pub key_type: String,
+    /// When.
+    pub time: String,
+    /// The policies that permit it.
+    pub policies: Vec<String>,
+}
+
+impl Counterexample {
+    pub(super) fn new(
+        request: &Request,
+        entities: &Entities,
+        policies: Vec<String>,
+    ) -> Option<Self> {
+        let (principal, action) = (request.principal()?, request.action()?);
+        let context = request.context()?;
+        let text = |name: &str| match context.get(name) {
+            Some(EvalResult::String(text)) => Some(text),
+            Some(EvalResult::ExtensionValue(text)) => Some(text),
+            _ => None,
+        };
+        let long = |value: Option<&EvalResult>| match value {
+            Some(EvalResult::Long(number)) => Some(*number),
+            _ => None,
+        };
+        let record = |name: &str| match context.get(name) {
+            Some(EvalResult::Record(record)) => Some(record),
+            _ => None,
+        };
+        let mut groups: Vec<String> = entities
+            .ancestors(principal)
+            .into_iter()
+            .flatten()
+            .filter(|group| group.type_name().basename() == "Group")
+            .map(|group| group.id().unescaped().to_owned())
+            .collect();
+        groups.sort();
+        let attributes = entities.get(principal).map(|entity| {
+            let attributes = entity.attrs().filter_map(|(name, value)| match value {
+                Ok(EvalResult::String(text)) => Some((name.to_owned(), text)),
+                _ => None,
+            });
+            attributes.collect()
+        });
+        let mfa = record("mfa")?;
+        let is = |name: &str| mfa.get(name) == Some(&EvalResult::Bool(true));
+        let time = record("time")?;
+        let of_time = |name: &str| {
+            let number = long(time.get(name))?;
+            u8::try_from(number).ok()
+        };
+        let time = LocalTime {
+            weekday: of_time("weekday")?,
+            hour: of_time("hour")?,
+            minute: of_time("minute")?,
+        };
+        Some(Self {
+            workload: principal.type_name().basename() == "Workload",
+            requester: principal.id().unescaped().to_owned(),
+            attributes: attributes.unwrap_or_default(),
+            groups,
+            action: action.id().unescaped().to_owned(),
+            role: request.resource()?.id().unescaped().to_owned(),
+            purpose: text("purpose").unwrap_or_default(),
+            reason: text("reason"),
+            ttl: long(context.get("ttl").as_ref()).and_then(|ttl| u64::try_from(ttl).ok()),
+            mfa: match (is("present"), is("verified")) {
+                (false, _) => "none",
+                (true, false) => "present",
+                (true, true) => "verified",
+            },
+            mfa_age: long(mfa.get("age")).filter(|age| *age != Engine::NEVER),
+            source: text("source")
+                .unwrap_or_default()
+                .trim_start_matches("ip(\"")
+                .trim_end_matches("\")")
+                .to_owned(),
+            method: text("method").unwrap_or_default(),
+            key_type: text("key_type").unwrap_or_default(),
+            time: time.to_string(),
+            policies,
+        })
+    }
+}
+
+impl fmt::Display for Counterexample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.workload {
+            "a workload"
+        } else {
+            "somebody"
+        };
+        write!(f, "{kind}")?;
+        if !self.requester.is_empty() {
+            write!(f, " named {:?}", self.requester)?;
+        }
+        if self.groups.is_empty() {
+            write!(f, " in no group")?;
+        } else {
+            write!(f, " in group {}", self.groups.join(", "))?;
+        }
+        for (name, value) in &self.attributes {
+            write!(f, ", {name} {value:?}")?;
+        }
+        if self.action == "request" {
+            write!(
+                f,
+                ", asks for role {} for purpose {}",
+                self.role, self.purpose
+            )?;
+            if let Some(ttl) = self.ttl.and_then(|ttl| Ttl::from_secs(ttl).ok()) {
+                write!(f, ", ttl {ttl}")?;
+            }
+            if let Some(reason) = &self.reason {
+                write!(f, ", reason {reason:?}")?;
+            }
+        } else {
+            write!(f, ", wants to {}", self.action)?;
+        }
+        match (self.mfa, self.mfa_age) {
+            ("none", _) => write!(f, ", without a second factor")?,
+            (kind, age) => {
+                write!(f, ", with a second factor ({kind}")?;
+                if let Some(age) = age {
+                    write!(f, ", {age} s ago")?;
+                }
+                write!(f, ")")?;
+            }
+        }
+        write!(f, ", from {} on {}", self.source, self.time)?;
+        write!(f, ", by key {:?} ({:?})", self.key_type, self.method)?;
+        write!(f, ": permitted by {}", self.policies.join(", "))
+    }
+}
