@@ -139,3 +139,120 @@ impl KeysOverTime {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::tree::record_hash;
+    use crate::audit::{LogSigners, NewCaKey, NoteKind, NoteSigner};
+    use crate::keys::Signer;
+
+    fn signer() -> NoteSigner {
+        NoteSigner::new("log", NoteKind::Checkpoint, Signer::throwaway()).unwrap()
+    }
+
+    fn id(number: u32) -> KeyId {
+        let kind = KeyKind::Log;
+        KeyId { kind, number }
+    }
+
+    fn staged(number: u32, key: &NoteSigner) -> Event {
+        let public = key.verifier().to_string();
+        let key = id(number);
+        Event::CaKeyStaged {
+            new: NewCaKey { key, public },
+            by: None,
+        }
+    }
+
+    fn activated(number: u32, old: &NoteSigner, new: &NoteSigner) -> Event {
+        Event::CaKeyActivated {
+            key: id(number),
+            issuing: None,
+            cross: Some(old.sign_succession(new.verifier()).unwrap()),
+            forced: None,
+            by: None,
+        }
+    }
+
+    fn retired(number: u32) -> Event {
+        Event::CaKeyRetired {
+            key: id(number),
+            forced: None,
+            by: crate::audit::Actor {
+                requester: "alice".parse().unwrap(),
+                method: "ssh-key".to_owned(),
+                fingerprint: String::new(),
+                source: "192.0.2.1".parse().unwrap(),
+                nonce: String::new(),
+            },
+        }
+    }
+
+    /// The keys after these entries, which stand at 10, 20, 30 and so on.
+    fn over_time(first: &NoteSigner, given: &NoteSigner, events: &[Event]) -> KeysOverTime {
+        let given = [given.verifier().clone()];
+        let mut keys = KeysOverTime::new(&first.verifier().to_string(), &given).unwrap();
+        for (place, event) in events.iter().enumerate() {
+            keys.take(10 * (place as u64 + 1), event, &given).unwrap();
+        }
+        keys
+    }
+
+    fn at(size: u64, by: &NoteSigner) -> Checkpoint {
+        LogSigners::from(by.clone())
+            .checkpoint(size, record_hash(b"x"))
+            .unwrap()
+    }
+
+    #[test]
+    fn each_key_counts_while_the_log_had_it_and_those_that_were_vouched_for() {
+        let [one, two, three, stranger] = [(); 4].map(|()| signer());
+        let events = [
+            staged(2, &two),
+            activated(2, &one, &two),
+            retired(1),
+            staged(3, &three),
+            activated(3, &two, &three),
+        ];
+        let keys = over_time(&one, &one, &events);
+        for (size, key, fits) in [
+            (10, &two, false),
+            (11, &two, true),
+            (30, &one, true),
+            (31, &one, false),
+            (99, &one, false),
+            (99, &two, true),
+            (99, &three, true),
+            (99, &stranger, false),
+        ] {
+            for is_new in [true, false] {
+                let checked = keys.check(&at(size, key), is_new);
+                assert_eq!(checked.is_ok(), fits, "{size}: {checked:?}");
+            }
+        }
+        // Who begins with a later key believes nothing new by an earlier one.
+        let keys = over_time(&one, &three, &events);
+        assert!(keys.check(&at(99, &three), true).is_ok());
+        assert!(keys.check(&at(99, &two), true).is_err());
+        assert!(keys.check(&at(11, &two), false).is_ok());
+    }
+
+    #[test]
+    fn nobody_can_vouch_for_a_key_but_the_one_before_it() {
+        let [one, two, thief] = [(); 3].map(|()| signer());
+        for forged in [activated(2, &thief, &two), activated(2, &two, &two)] {
+            let keys = over_time(&one, &one, &[staged(2, &two), forged]);
+            let refused = keys.check(&at(99, &two), true).unwrap_err();
+            assert!(refused.contains("no key that you know it by"), "{refused}");
+        }
+        let keys = over_time(&one, &thief, &[staged(2, &two), activated(2, &one, &two)]);
+        assert!(!keys.knows_any(&[thief.verifier().clone()]));
+        assert!(keys.check(&at(99, &two), true).is_err());
+        let mut keys = over_time(&one, &one, &[]);
+        let elsewhere =
+            NoteSigner::new("elsewhere", NoteKind::Checkpoint, Signer::throwaway()).unwrap();
+        assert!(keys.take(10, &staged(2, &elsewhere), &[]).is_err());
+        assert!(keys.take(10, &retired(7), &[]).is_err());
+    }
+}

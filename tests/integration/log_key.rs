@@ -347,8 +347,9 @@ fn a_log_that_another_key_than_its_own_signed_is_not_opened() {
     let ca = Ca::start();
     rotate(&ca.admin(), 1);
     let home = ca.stop();
-    let thief = Thief::of(&home);
-    let sign = |number| {
+    let path = home.path().display().to_string();
+    let (own, other) = (Thief::of(&home), Thief::of(&Home::of_another_ca()));
+    let sign = |thief: &Thief, number| {
         let kind = KeyKind::Log;
         let log = Connection::open(home.database()).unwrap();
         let note: String = log
@@ -359,31 +360,37 @@ fn a_log_that_another_key_than_its_own_signed_is_not_opened() {
             )
             .unwrap();
         let (text, _) = note.rsplit_once("\n\n").unwrap();
-        let text = format!("{text}\n");
-        let line = thief.note(KeyId { kind, number }, &text);
-        let forged = format!("{text}\n{line}");
+        let (forged, key) = thief.note(KeyId { kind, number }, &format!("{text}\n"));
         log.execute(
             "UPDATE marks SET value = ?1 WHERE name = 'checkpoint'",
             [forged],
         )
         .unwrap();
+        key
     };
-    sign(1);
-    let (code, said) = serve_fails(&home);
-    assert_eq!(code, 78, "{said}");
-    assert!(
-        said.contains("is not signed by log-2, which the log says signs it"),
-        "{said}"
-    );
-    let path = home.path().display().to_string();
-    let refused = Ran::of(crate::support::program().args(["audit", "verify", "--home", &path]));
-    assert_eq!(refused.code, 76, "{refused:?}");
-    assert!(
-        refused
-            .err
-            .contains("is signed by no key that the log had then"),
-        "{refused:?}"
-    );
-    sign(2);
+    let is_refused = |what: &str| {
+        let (code, said) = serve_fails(&home);
+        assert_eq!(code, 78, "{what}: {said}");
+        assert!(
+            said.contains("is not signed by log-2, which the log says signs it"),
+            "{what}: {said}"
+        );
+        let refused = Ran::of(crate::support::program().args(["audit", "verify", "--home", &path]));
+        assert_eq!(refused.code, 76, "{what}: {refused:?}");
+        assert!(
+            refused
+                .err
+                .contains("is signed by no key that the log had then"),
+            "{what}: {refused:?}"
+        );
+    };
+    sign(&own, 1);
+    is_refused("the retired key");
+    let key = sign(&other, 1);
+    let put = home.path().join("keys/log-3.vkey");
+    fs::write(&put, format!("{key}\n")).unwrap();
+    is_refused("a key that the log never introduced");
+    fs::remove_file(put).unwrap();
+    sign(&own, 2);
     drop(Ca::on(home));
 }
