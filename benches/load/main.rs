@@ -15,6 +15,7 @@ mod grow;
 mod home;
 mod keygen;
 mod peer;
+mod policy;
 mod process;
 mod records;
 mod report;
@@ -122,10 +123,12 @@ fn measure(seconds: u32, token: bool) -> Report {
     eprintln!("measuring the floor");
     let answers = [&ssh, &x509].map(|cells: &[stretch::Cell; 3]| cells[2].answer_bytes);
     let floor = floor::measure(&home, &on_call, &log, answers, CONNECTIONS);
+    let decision = policy::measure();
     Report {
         ssh,
         x509,
         floor,
+        decision,
         memory,
         start: Start::median(starts),
         full,

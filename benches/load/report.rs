@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::CONNECTIONS;
 use crate::floor::{Floor, Parts};
+use crate::policy::{Decision, PEOPLE, POLICIES};
 use crate::process::Peak;
 use crate::server::Start;
 use crate::stretch::{Cell, cores};
@@ -16,6 +17,7 @@ pub(crate) struct Report {
     pub(crate) ssh: [Cell; 3],
     pub(crate) x509: [Cell; 3],
     pub(crate) floor: Floor,
+    pub(crate) decision: Decision,
     pub(crate) memory: Memory,
     /// On a fresh home.
     pub(crate) start: Start,
@@ -43,6 +45,7 @@ impl Report {
                 ssh_us: rounded(self.floor.ssh.least()),
                 x509_us: rounded(self.floor.x509.least()),
             },
+            decision_us: rounded(self.decision.next),
             peak_rss_kb: self.memory.peak_kb,
             start_ms: rounded(millis(self.start.after)),
             token: self.token,
@@ -154,6 +157,12 @@ impl fmt::Display for Report {
         self.issuing(f)?;
         writeln!(f)?;
         self.floor(f)?;
+        let Decision { first, next } = self.decision;
+        writeln!(
+            f,
+            "\nA decision among {POLICIES} policies, asked by {PEOPLE} people: {next:.1} us of CPU, \
+             each one's first {first:.1} us"
+        )?;
         let Memory {
             idle_kb,
             peak_kb,
@@ -179,6 +188,7 @@ struct Json {
     ssh: Cells,
     x509: Cells,
     floor: JsonFloor,
+    decision_us: f64,
     peak_rss_kb: u64,
     start_ms: f64,
     /// Only there when CA keys were in a token.

@@ -89,7 +89,9 @@ impl Authority {
                 return Err(Refusal::illegal(text));
             }
         };
-        explain(&self.policy(), &about, &question, circumstances)
+        let policy = self.policy();
+        // Each condition of each policy: longer than a decision takes.
+        tokio::task::block_in_place(|| explain(&policy, &about, &question, circumstances))
     }
 
     /// The circumstances of a question: those of whoever asks it, but for what it says itself.

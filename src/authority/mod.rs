@@ -42,6 +42,7 @@ pub use tailing::Tail;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
@@ -71,6 +72,8 @@ pub struct Authority {
     signed: Mutex<Option<(u64, SignedTrust)>>,
     /// Changed once the change is on disk.
     policy: ArcSwap<PolicySet>,
+    /// The longest lifetime in seconds of any role since the server began.
+    longest: AtomicU64,
     /// Where its files are.
     policies: PathBuf,
     /// Where the log has older ones. Changed by the log alone.

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -128,6 +129,7 @@ impl Authority {
             keys,
             key_store: store,
             signed: Mutex::default(),
+            longest: AtomicU64::new(policy.roles.longest().as_secs()),
             policy: ArcSwap::from_pointee(policy),
             policies: home.policies(),
             history,

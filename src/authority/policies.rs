@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -180,6 +181,8 @@ impl Authority {
             }
         }
         // Only now: a decision by policies that the log does not have could not be explained.
+        let longest = policy.roles.longest().as_secs();
+        self.longest.fetch_max(longest, Ordering::Relaxed);
         self.policy.store(Arc::new(policy));
         Ok(Some(digest))
     }

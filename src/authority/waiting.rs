@@ -1,10 +1,12 @@
 //! Where each CA key stands, and what must come before its next step is safe.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::in_force::InForce;
 use super::init::public_fingerprint;
 use super::{Authority, Refusal};
+use crate::audit::VerifierKey;
 use crate::certificate::is_issued_by;
 use crate::keys::CaKey;
 use crate::model::{KeyId, KeyKind, KeyState, KeySummary, Timestamp};
@@ -68,26 +70,24 @@ impl Authority {
         });
         let hosts = hosts.iter();
         waits_for.extend(hosts.map(|host| format!("for host {host} to confirm that it trusts it")));
-        if id.kind == KeyKind::Log {
-            waits_for.extend(self.witnesses_that_wait(&key.public));
+        if id.kind == KeyKind::Log
+            && let Ok(verifier) = key.public.parse()
+        {
+            waits_for.extend(self.witnesses_that_wait(&verifier));
         }
         waits_for
     }
 
     /// When everybody who logs in has asked for a certificate since the key stands where it does.
     fn known_to_people(&self, key: &CaKey) -> Timestamp {
-        let policy = self.policy();
-        let lives = policy.roles.iter().map(|role| role.max_ttl.duration());
-        let longest: Duration = lives.max().unwrap_or_default();
+        // Also of roles that lived longer before the policies were loaded anew.
+        let longest = Duration::from_secs(self.longest.load(Ordering::Relaxed));
         key.since.time.plus(longest).whole_secs()
     }
 
     /// The witnesses that refuse what that key of the log signs alone.
-    fn witnesses_that_wait(&self, verifier: &str) -> Vec<String> {
-        let Ok(verifier) = verifier.parse() else {
-            return Vec::new();
-        };
-        let strangers = self.witnesses.strangers_to(&verifier);
+    fn witnesses_that_wait(&self, verifier: &VerifierKey) -> Vec<String> {
+        let strangers = self.witnesses.strangers_to(verifier);
         strangers
             .into_iter()
             .map(|witness| {
@@ -114,8 +114,9 @@ impl Authority {
         waits_for.extend(hosts.map(|host| {
             format!("for host {host} to confirm that it trusts the key that signs now")
         }));
-        if let Some((_, active)) = keys.keyring.active(KeyKind::Log) {
-            waits_for.extend(self.witnesses_that_wait(&active.public));
+        // The newest, when another rotation has begun: it signs as well, and witnesses are asked by it.
+        if let Some(coming) = keys.coming_log_key() {
+            waits_for.extend(self.witnesses_that_wait(&coming));
         }
         waits_for
     }

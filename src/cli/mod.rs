@@ -46,6 +46,7 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
   0   done
+  1   the answer to what was asked is no
   64  the command line is wrong
   65  something given is not legal
   66  a file or key is missing or can't be read

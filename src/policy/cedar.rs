@@ -13,13 +13,17 @@ use super::{PolicyError, Roles};
 pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<Policy>, PolicyError> {
     let set = PolicySet::from_str(text).map_err(|error| at(path, text, &error))?;
     if set.templates().next().is_some() {
-        return Err(PolicyError::Cedar {
-            path: path.to_owned(),
-            line: 1,
-            column: 1,
-            message: "templates (?principal, ?resource) are not used: write out the policy"
-                .to_owned(),
-        });
+        let slot = ["?principal", "?resource"]
+            .into_iter()
+            .filter_map(|slot| text.find(slot))
+            .min();
+        let message = "templates (?principal, ?resource) are not used: write out the policy";
+        return Err(place(
+            path,
+            text,
+            slot.unwrap_or_default(),
+            message.to_owned(),
+        ));
     }
     let file = path
         .file_name()
@@ -75,8 +79,8 @@ pub(super) fn check_alone(
     text: &str,
     policy: &Policy,
 ) -> Result<(), PolicyError> {
-    let errors = check(validator, None, path, text, policy).into_iter();
-    errors.map(Err).collect()
+    let mut errors = check(validator, None, path, text, policy).into_iter();
+    errors.try_for_each(Err)
 }
 
 pub(super) fn at(path: &Path, text: &str, error: &dyn Diagnostic) -> PolicyError {

@@ -1,3 +1,4 @@
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -100,11 +101,14 @@ impl Engine {
             for policy in parsed {
                 errors.extend(check(&validator, roles, &path, text, &policy));
                 let id = policy.id().to_string();
-                if policies.contains_key(&id) {
-                    let path = path.clone();
-                    errors.push(PolicyError::Twice { path, id });
-                } else {
-                    policies.insert(id, policy);
+                match policies.entry(id) {
+                    Entry::Vacant(place) => {
+                        place.insert(policy);
+                    }
+                    Entry::Occupied(other) => errors.push(PolicyError::Twice {
+                        path: path.clone(),
+                        id: other.key().clone(),
+                    }),
                 }
             }
         }

@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use super::Roles;
+use crate::model::GroupName;
 
 /// A name that nothing has.
 pub(super) struct Unknown {
@@ -51,7 +52,7 @@ fn unknown_entity(kind: &str, id: &str, roles: &Roles) -> Option<Unknown> {
         }
         "RoleGroup" => {
             let groups = roles.iter().flat_map(|role| &role.groups);
-            let known: Vec<_> = groups.map(|group| group.as_str()).collect();
+            let known: Vec<_> = groups.map(GroupName::as_str).collect();
             (known.contains(&id), known)
         }
         "Authority" => (id == "hallpass", vec!["hallpass"]),

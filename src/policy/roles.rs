@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -76,6 +77,12 @@ impl Roles {
     /// All roles by name.
     pub fn iter(&self) -> impl Iterator<Item = &Role> {
         self.roles.values()
+    }
+
+    /// The longest lifetime that any role has; none when there is no role.
+    pub fn longest(&self) -> Duration {
+        let lives = self.roles.values().map(|role| role.max_ttl.duration());
+        lives.max().unwrap_or_default()
     }
 
     /// All declared purposes with their descriptions.

@@ -24,6 +24,7 @@ mod offline_root;
 mod path;
 mod person;
 mod policy;
+mod policy_tools;
 mod postgres_refuses;
 mod reseal;
 mod rotation;

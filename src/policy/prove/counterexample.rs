@@ -48,13 +48,20 @@ pub struct Counterexample {
     pub time: String,
     /// The policies that permit it.
     pub policies: Vec<String>,
+    /// The fields of the context that matter, since policies speak of them.
+    #[serde(skip)]
+    pub(super) matters: Vec<&'static str>,
 }
 
 impl Counterexample {
+    /// The fields of the context that are not told where no policy speaks of them.
+    pub(super) const TOLD: [&str; 6] = ["reason", "mfa", "source", "time", "key_type", "method"];
+
     pub(super) fn new(
         request: &Request,
         entities: &Entities,
         policies: Vec<String>,
+        matters: Vec<&'static str>,
     ) -> Option<Self> {
         let (principal, action) = (request.principal()?, request.action()?);
         let context = request.context()?;
@@ -123,12 +130,14 @@ impl Counterexample {
             key_type: text("key_type").unwrap_or_default(),
             time: time.to_string(),
             policies,
+            matters,
         })
     }
 }
 
 impl fmt::Display for Counterexample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let does = |field| self.matters.contains(&field);
         let kind = if self.workload {
             "a workload"
         } else {
@@ -155,13 +164,14 @@ impl fmt::Display for Counterexample {
             if let Some(ttl) = self.ttl.and_then(|ttl| Ttl::from_secs(ttl).ok()) {
                 write!(f, ", ttl {ttl}")?;
             }
-            if let Some(reason) = &self.reason {
+            if let Some(reason) = self.reason.as_ref().filter(|_| does("reason")) {
                 write!(f, ", reason {reason:?}")?;
             }
         } else {
             write!(f, ", wants to {}", self.action)?;
         }
         match (self.mfa, self.mfa_age) {
+            _ if !does("mfa") => {}
             ("none", _) => write!(f, ", without a second factor")?,
             (kind, age) => {
                 write!(f, ", with a second factor ({kind}")?;
@@ -171,8 +181,17 @@ impl fmt::Display for Counterexample {
                 write!(f, ")")?;
             }
         }
-        write!(f, ", from {} on {}", self.source, self.time)?;
-        write!(f, ", by key {:?} ({:?})", self.key_type, self.method)?;
+        let told: [(&str, &str, &str); 4] = [
+            ("source", "from", &self.source),
+            ("time", "on", &self.time),
+            ("key_type", "by a key of type", &self.key_type),
+            ("method", "known by", &self.method),
+        ];
+        for (field, word, value) in told {
+            if does(field) {
+                write!(f, ", {word} {value}")?;
+            }
+        }
         write!(f, ": permitted by {}", self.policies.join(", "))
     }
 }

@@ -95,6 +95,9 @@ impl Prover {
         let limit = format!("--tlimit-per={}", PATIENCE.as_millis());
         command
             .args(["--lang", "smt", "--incremental", &limit])
+            // It needs nothing of what a server's environment holds.
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .kill_on_drop(true);
         let no_solver = |error: String| ProveError::NoSolver(error);
         let solver = LocalSolver::from_command(&mut command)
@@ -317,7 +320,16 @@ fn replay(example: &Env, one: &Set, other: &Set, engine: &Engine) -> Outcome {
     if !permits(one, request, entities) || permits(other, request, entities) {
         return why("the authorizer decides otherwise");
     }
-    match Counterexample::new(request, entities, verdict.policies) {
+    let matters = Counterexample::TOLD.into_iter().filter(|field| {
+        let speaks = |policy: &Policy| {
+            let text = policy.to_cedar().unwrap_or_default();
+            let written = [format!("context.{field}"), format!("context has {field}")];
+            let is_fact = policy.id().to_string().starts_with(FACT);
+            !is_fact && written.iter().any(|written| text.contains(written))
+        };
+        one.policies().chain(other.policies()).any(speaks)
+    });
+    match Counterexample::new(request, entities, verdict.policies, matters.collect()) {
         Some(example) => Outcome::Broken {
             example: Box::new(example),
         },
