@@ -348,7 +348,8 @@ fn a_log_that_another_key_than_its_own_signed_is_not_opened() {
     rotate(&ca.admin(), 1);
     let home = ca.stop();
     let path = home.path().display().to_string();
-    let (own, other) = (Thief::of(&home), Thief::of(&Home::of_another_ca()));
+    let elsewhere = Home::of_another_ca();
+    let (own, other) = (Thief::of(&home), Thief::of(&elsewhere));
     let sign = |thief: &Thief, number| {
         let kind = KeyKind::Log;
         let log = Connection::open(home.database()).unwrap();
