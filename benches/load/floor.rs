@@ -87,7 +87,7 @@ pub(crate) fn measure(
     answers: [usize; 2],
     together: [usize; 3],
 ) -> Floor {
-    let keys = KeyStore::open(&home.home.keys(), &home.passphrase()).expect("the keys");
+    let keys = home.keys();
     let opened = |kind| keys.signer(KeyId::first(kind)).expect("a key");
     let ssh_ca = SshCa::new(opened(KeyKind::SshUser).signer).expect("a CA");
     let issuing = opened(KeyKind::X509Issuing);

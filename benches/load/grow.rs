@@ -19,7 +19,7 @@ use hallpass::audit::{
     RecordedCertificate, Refused, Slot, Spent, VerifierKey, verify,
 };
 use hallpass::certificate::{SshCa, SshUserGrant, Validity};
-use hallpass::keys::{KeyStore, random_bytes};
+use hallpass::keys::random_bytes;
 use hallpass::model::{Access, EntryIndex, Role, SourceAddress, Timestamp, UserName};
 use hallpass::model::{KeyId, KeyKind};
 use hallpass::policy::PolicySet;
@@ -92,7 +92,7 @@ struct Office {
 
 /// Has the log grow to that size.
 fn fill(home: &Home, runtime: &Runtime, size: u64) {
-    let keys = KeyStore::open(&home.home.keys(), &home.passphrase()).expect("the keys");
+    let keys = home.keys();
     let signer =
         NoteSigner::open(&keys.signer(KeyId::first(KeyKind::Log)).expect("a key")).expect("a key");
     let opened = Log::open(&home.home.database(), signer.verifier(), now(), |_| {});
@@ -297,7 +297,7 @@ impl Point {
         let expected = Expected {
             newest,
             earlier: Vec::new(),
-            key: key.to_string(),
+            keys: vec![key.clone()],
             certificates: false,
         };
         let begun = Instant::now();

@@ -12,11 +12,12 @@ use std::process::Command;
 
 use hallpass::audit::{Actor, Entry, Event, Filter, Reader};
 use hallpass::authority;
-use hallpass::keys::Passphrase;
-use hallpass::model::{Circumstances, LocalTime, NewUser};
+use hallpass::keys::{KeyStore, Passphrase};
+use hallpass::model::{Circumstances, KeyKind, LocalTime, NewUser};
 
 use crate::client::Signer;
 use crate::server::Server;
+use crate::token::Token;
 
 const ADMIN: &str = "alice";
 const USER: &str = "bob";
@@ -48,10 +49,21 @@ pub(crate) struct Home {
     folder: PathBuf,
     pub(crate) home: authority::Home,
     admin: ssh_key::PrivateKey,
+    /// Where its CA keys are, when they are not in files.
+    token: Option<Token>,
 }
 
 impl Home {
     pub(crate) fn new() -> Self {
+        Self::made(|_| None)
+    }
+
+    /// With CA keys in a token.
+    pub(crate) fn with_token() -> Self {
+        Self::made(|folder| Some(Token::new(folder)))
+    }
+
+    fn made(token: impl FnOnce(&Path) -> Option<Token>) -> Self {
         eprintln!("making a home");
         let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
         remove_leftovers(place);
@@ -64,6 +76,7 @@ impl Home {
         let admin = crate::client::new_key();
         let home = Self {
             home: authority::Home::new(&folder.join("home")),
+            token: token(&folder),
             folder,
             admin,
         };
@@ -73,12 +86,13 @@ impl Home {
             &home.folder.join("passphrase"),
             "a passphrase that guards nothing\n",
         );
-        let made = home
-            .hallpass("init")
-            .args(["--admin", ADMIN, "--ssh-key"])
-            .arg(home.folder.join("admin.pub"))
-            .output()
-            .expect("hallpass");
+        let mut init = home.hallpass("init");
+        init.args(["--admin", ADMIN, "--ssh-key"])
+            .arg(home.folder.join("admin.pub"));
+        if let Some(token) = &home.token {
+            token.make_keys_in_it(&mut init);
+        }
+        let made = init.output().expect("hallpass");
         assert!(made.status.success(), "{made:?}");
         home
     }
@@ -96,6 +110,9 @@ impl Home {
             .arg(self.home.folder())
             .arg("--passphrase-file")
             .arg(self.folder.join("passphrase"));
+        if let Some(token) = &self.token {
+            token.lend(&mut hallpass);
+        }
         hallpass
     }
 
@@ -103,8 +120,19 @@ impl Home {
         Server::start(self)
     }
 
-    pub(crate) fn passphrase(&self) -> Passphrase {
-        Passphrase::from_file(&self.folder.join("passphrase")).expect("the passphrase")
+    /// Its CA keys, wherever they are, opened by this process.
+    pub(crate) fn keys(&self) -> KeyStore {
+        let passphrase =
+            Passphrase::from_file(&self.folder.join("passphrase")).expect("the passphrase");
+        let token = self.token.as_ref().map(|token| token.keys(&self.home));
+        let keys = KeyStore::open(&self.home.keys(), &passphrase).expect("the keys");
+        keys.with_token(token)
+    }
+
+    /// The file by which the server opens a key.
+    pub(crate) fn key_file(&self, kind: KeyKind) -> PathBuf {
+        let ending = self.token.as_ref().map_or("age", |_| "token");
+        self.home.keys().join(format!("{kind}-1.{ending}"))
     }
 
     /// Where the server's own log goes.

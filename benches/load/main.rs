@@ -23,6 +23,7 @@ mod server;
 mod step_ca;
 mod stretch;
 mod target;
+mod token;
 
 use clap::Parser;
 
@@ -53,6 +54,9 @@ struct Options {
     /// Set another issuer beside Hallpass instead
     #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["json", "grow"])]
     peer: Option<Peer>,
+    /// Keep the CA keys in a PKCS#11 token (SoftHSM) instead of files
+    #[arg(long, conflicts_with_all = ["grow", "peer"])]
+    token: bool,
     /// What cargo passes to every bench
     #[arg(long, hide = true)]
     bench: bool,
@@ -72,7 +76,7 @@ fn main() {
         println!("{}", peer.measure(&program, options.seconds));
         return;
     }
-    let report = measure(options.seconds);
+    let report = measure(options.seconds, options.token);
     if options.json {
         eprintln!("\n{report}");
         println!("{}", report.json());
@@ -81,8 +85,12 @@ fn main() {
     }
 }
 
-fn measure(seconds: u32) -> Report {
-    let home = Home::new();
+fn measure(seconds: u32, token: bool) -> Report {
+    let home = if token {
+        Home::with_token()
+    } else {
+        Home::new()
+    };
     let mut starts: Vec<Start> = (1..STARTS).map(|_| home.start().stop()).collect();
     let server = home.start();
     let idle_kb = server.process.resident_kb();
@@ -125,5 +133,6 @@ fn measure(seconds: u32) -> Report {
         start: Start::median(starts),
         full,
         certificates: certificates.len(),
+        token,
     }
 }

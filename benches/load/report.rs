@@ -25,6 +25,8 @@ pub(crate) struct Report {
     pub(crate) full: Start,
     /// How many certificates were received and found in the log.
     pub(crate) certificates: usize,
+    /// Whether the CA keys were in a token.
+    pub(crate) token: bool,
 }
 
 pub(crate) struct Memory {
@@ -46,6 +48,7 @@ impl Report {
             decision_us: rounded(self.decision.next),
             peak_rss_kb: self.memory.peak_kb,
             start_ms: rounded(millis(self.start.after)),
+            token: self.token,
         })
         .expect("numbers")
     }
@@ -148,6 +151,9 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.token {
+            writeln!(f, "CA keys in a PKCS#11 token (SoftHSM)\n")?;
+        }
         self.issuing(f)?;
         writeln!(f)?;
         self.floor(f)?;
@@ -185,6 +191,9 @@ struct Json {
     decision_us: f64,
     peak_rss_kb: u64,
     start_ms: f64,
+    /// Only there when CA keys were in a token.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    token: bool,
 }
 
 /// By the number of connections.

@@ -46,7 +46,7 @@ impl Server {
         let keys = home.home.keys();
         // The key derivation lies between the opening of the seal and that of the first key.
         let seal = Watch::on(&[keys.join("seal.age")]);
-        let first_key = Watch::on(&KeyKind::ALL.map(|kind| keys.join(format!("{kind}-1.age"))));
+        let first_key = Watch::on(&KeyKind::ALL.map(|kind| home.key_file(kind)));
         let mut serve = home.hallpass("serve");
         serve
             .args(["--listen", "127.0.0.1:0"])

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
-use signed_note::{Note, NoteError, Verifier, VerifierList};
+use signed_note::{Note, NoteError, Signature, Verifier, VerifierList};
 
 use super::tree::Hash;
 use crate::keys::{KeyAlgorithm, OpenedKey, SignError, Signer};
@@ -53,8 +53,6 @@ impl VerifierKey {
         self.kind
     }
 
-    /// The time of this key's cosignature on a checkpoint in seconds since 1970, when there is
-    /// one. That it is right was checked when the checkpoint was opened with this key.
     /// Whether a note is this key's over that text, as [`NoteSigner::sign_statement`] makes it.
     pub fn signed_statement(&self, statement: &str, note: &str) -> bool {
         Note::from_bytes(note.as_bytes()).is_ok_and(|note| {
@@ -63,6 +61,8 @@ impl VerifierKey {
         })
     }
 
+    /// What is in front of this key's signature on a note, when there is one: a cosignature's time
+    /// in seconds since 1970.
     fn verified(&self, note: &Note) -> Result<Option<u64>, CheckpointError> {
         let known = VerifierList::new(vec![Box::new(self.clone())]);
         match note.verify(&known) {
@@ -78,7 +78,18 @@ impl VerifierKey {
     }
 }
 
-fn statement_text(name: &str, statement: &str) -> String {
+/// A log may have several keys, of which any may have signed.
+impl AsRef<[Self]> for VerifierKey {
+    fn as_ref(&self) -> &[Self] {
+        std::slice::from_ref(self)
+    }
+}
+
+pub(super) fn checkpoint_text(name: &str, size: u64, root: Hash) -> String {
+    format!("{name}\n{size}\n{root}\n")
+}
+
+pub(super) fn statement_text(name: &str, statement: &str) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, statement.as_bytes());
     format!("{name}/statement\n{}\n", STANDARD.encode(digest))
 }
@@ -169,7 +180,8 @@ impl From<VerifierKey> for String {
 )]
 pub struct IllegalKey;
 
-/// Signs checkpoints, as a log or as a witness.
+/// Signs checkpoints, as a log or as a witness. Cheap to clone.
+#[derive(Clone)]
 pub struct NoteSigner {
     verifier: VerifierKey,
     signer: Arc<Signer>,
@@ -188,8 +200,13 @@ impl NoteSigner {
 
     /// With a key of a home, or nothing when its verifier key is none or another's.
     pub fn open(key: &OpenedKey) -> Option<Self> {
-        let verifier: VerifierKey = key.public.parse().ok()?;
-        Self::new(verifier.name(), verifier.kind, Arc::clone(&key.signer))
+        Self::of(&key.public, Arc::clone(&key.signer))
+    }
+
+    /// With the key of a verifier key, or nothing when it is another's.
+    pub fn of(verifier: &str, signer: Arc<Signer>) -> Option<Self> {
+        let verifier: VerifierKey = verifier.parse().ok()?;
+        Self::new(verifier.name(), verifier.kind, signer)
             .filter(|signer| signer.verifier == verifier)
     }
 
@@ -199,14 +216,9 @@ impl NoteSigner {
     }
 
     /// A log's checkpoint.
+    #[cfg(test)]
     pub(crate) fn checkpoint(&self, size: u64, root: Hash) -> Result<Checkpoint, SignError> {
-        let text = format!("{}\n{size}\n{root}\n", self.verifier.name);
-        let line = self.line(&self.signer.sign(text.as_bytes())?);
-        Ok(Checkpoint {
-            size,
-            root,
-            note: format!("{text}\n{line}").into(),
-        })
+        super::LogSigners::from(self.clone()).checkpoint(size, root)
     }
 
     /// A note over the hash of some other text. Its first line is no log's origin, so that it can't
@@ -216,8 +228,12 @@ impl NoteSigner {
     /// When the key can't be used.
     pub fn sign_statement(&self, statement: &str) -> Result<String, SignError> {
         let text = statement_text(&self.verifier.name, statement);
-        let line = self.line(&self.signer.sign(text.as_bytes())?);
-        Ok(format!("{text}\n{line}"))
+        Ok(format!("{text}\n{}", self.sign_text(&text)?))
+    }
+
+    /// The line of a signature over a text.
+    pub(super) fn sign_text(&self, text: &str) -> Result<String, SignError> {
+        Ok(self.line(&self.signer.sign(text.as_bytes())?))
     }
 
     /// A witness's line under a checkpoint.
@@ -248,30 +264,102 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads a signed note and checks that the log's key signed it.
+    /// Reads a signed note and checks that the log's key signed it, or any one of several.
     ///
     /// # Errors
     /// When it is none of this log.
-    pub fn open(note: &str, log: &VerifierKey) -> Result<Self, CheckpointError> {
+    pub fn open(note: &str, log: impl AsRef<[VerifierKey]>) -> Result<Self, CheckpointError> {
+        let keys = log.as_ref();
+        let checkpoint = Self::unchecked(note)?;
+        let origin = Self::origin(note);
+        if let Some(other) = keys.iter().find(|key| key.name != origin) {
+            return Err(CheckpointError::AnotherLog {
+                origin: origin.to_owned(),
+                expected: other.name.clone(),
+            });
+        }
+        let mut signed = false;
+        for key in keys {
+            signed |= checkpoint.is_signed_by(key)?;
+        }
+        if signed {
+            return Ok(checkpoint);
+        }
+        let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        Err(CheckpointError::Unsigned {
+            key: keys.join(" or "),
+        })
+    }
+
+    /// Reads a note whose signatures are still to be checked.
+    ///
+    /// # Errors
+    /// When it is no checkpoint.
+    pub fn unchecked(note: &str) -> Result<Self, CheckpointError> {
         let parsed = Note::from_bytes(note.as_bytes()).map_err(|_| CheckpointError::Malformed)?;
         let checkpoint = tlog_tiles::Checkpoint::from_bytes(parsed.text())
             .map_err(|_| CheckpointError::Malformed)?;
-        if checkpoint.origin() != log.name {
-            return Err(CheckpointError::AnotherLog {
-                origin: checkpoint.origin().to_owned(),
-                expected: log.name.clone(),
-            });
-        }
-        if log.verified(&parsed)?.is_none() {
-            return Err(CheckpointError::Unsigned {
-                key: log.to_string(),
-            });
-        }
         Ok(Self {
             size: checkpoint.size(),
             root: *checkpoint.hash(),
             note: note.into(),
         })
+    }
+
+    pub(super) fn signed(size: u64, root: Hash, note: String) -> Self {
+        let note = note.into();
+        Self { size, root, note }
+    }
+
+    /// Whether that key signed it as the log's.
+    ///
+    /// # Errors
+    /// When there is a signature in its name that is wrong.
+    pub fn is_signed_by(&self, key: &VerifierKey) -> Result<bool, CheckpointError> {
+        let note =
+            Note::from_bytes(self.note.as_bytes()).map_err(|_| CheckpointError::Malformed)?;
+        let checkpoint = key.kind == NoteKind::Checkpoint && Self::origin(&self.note) == key.name;
+        Ok(checkpoint && key.verified(&note)?.is_some())
+    }
+
+    /// Whether the log's signatures on it claim to be those of these keys, all of them in that order
+    /// and no other.
+    pub fn is_signed_by_exactly(&self, keys: &[VerifierKey]) -> bool {
+        let known: Vec<u32> = keys.iter().map(|key| key.id).collect();
+        let lines = self.signature_lines().into_iter();
+        let claimed: Vec<u32> = lines
+            .filter_map(|line| Signature::from_bytes(line.as_bytes()).ok())
+            .filter(|line| line.name() == Self::origin(&self.note))
+            .map(|line| line.id())
+            .collect();
+        known == claimed
+    }
+
+    /// The same with the signatures of these keys alone; nothing when it has none.
+    #[must_use]
+    pub fn with_only(&self, keys: &[VerifierKey]) -> Option<Self> {
+        let bare = format!("{}\n", self.text());
+        let alone = |line: &str| Self {
+            note: format!("{bare}{line}\n").into(),
+            ..self.clone()
+        };
+        let lines = self.signature_lines().into_iter();
+        let lines: String = lines
+            .filter(|line| {
+                let alone = alone(line);
+                keys.iter().any(|key| alone.is_signed_by(key) == Ok(true))
+            })
+            .map(|line| format!("{line}\n"))
+            .collect();
+        (!lines.is_empty()).then(|| Self {
+            note: format!("{bare}{lines}").into(),
+            ..self.clone()
+        })
+    }
+
+    fn signature_lines(&self) -> Vec<&str> {
+        let lines = self.note[self.text().len()..].lines();
+        lines.filter(|line| line.starts_with('\u{2014}')).collect()
     }
 
     /// The origin line of a note that nobody has checked.

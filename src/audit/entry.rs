@@ -3,8 +3,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Attestation, Circumstances, EntryIndex, GroupName, HostName, KeyId, LockTarget, Purpose,
-    Reason, RoleName, Serial, Timestamp, UserName,
+    Attestation, Circumstances, EntryIndex, GroupName, HostName, KeyId, KeyKind, LockTarget,
+    Purpose, Reason, RoleName, Serial, Timestamp, UserName,
 };
 
 /// One entry of the log. Its JSON text, as stored, is what counts; docs/log.md describes it.
@@ -266,7 +266,8 @@ pub enum Event {
         /// The issuing CA that a new root comes with.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         issuing: Option<NewCaKey>,
-        /// A new root's certificate by the old root's key, in PEM, for those who only know that.
+        /// For those who only know the key before: a new root's certificate by the old root's key,
+        /// in PEM, or the note in which the log's old key names the new one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cross: Option<String>,
         /// Why it was not waited for everybody who has to trust it.
@@ -443,7 +444,7 @@ pub struct RecordedCertificate {
 pub struct NewCaKey {
     /// Which.
     pub key: KeyId,
-    /// An OpenSSH line, or a certificate in PEM.
+    /// An OpenSSH line, a certificate in PEM, or a verifier key.
     pub public: String,
 }
 
@@ -506,6 +507,19 @@ impl Event {
                 | Self::CaKeyCancelled { .. }
                 | Self::CaKeyRevoked { .. }
         )
+    }
+
+    /// Whether what signs the log's checkpoints is another after it.
+    pub fn changes_log_keys(&self) -> bool {
+        let key = match self {
+            Self::CaKeyStaged { new, .. } => &new.key,
+            Self::CaKeyActivated { key, .. }
+            | Self::CaKeyRetired { key, .. }
+            | Self::CaKeyCancelled { key, .. }
+            | Self::CaKeyRevoked { key, .. } => key,
+            _ => return false,
+        };
+        key.kind == KeyKind::Log
     }
 
     /// The CA keys that it introduces.

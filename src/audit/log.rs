@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
 
-use super::checkpoint::{Checkpoint, NoteSigner, VerifierKey};
+use super::checkpoint::{Checkpoint, VerifierKey};
 use super::proof::Hashes;
+use super::signers::LogSigners;
 use super::store::{End, Row, Store};
 use super::tree::Hash;
 use super::writer::{Committed, Live, Message, Waiting, Writer, lock};
@@ -128,7 +129,13 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Begins to write, with the key that signs the log's checkpoints. From then on `live` gets
+    /// Whether that key signed the newest checkpoint; also when there is none yet.
+    pub fn is_signed_by(&self, key: &VerifierKey) -> bool {
+        let newest = self.end.checkpoint.as_ref();
+        newest.is_none_or(|newest| newest.is_signed_by(key) == Ok(true))
+    }
+
+    /// Begins to write, with what signs the log's checkpoints. From then on `live` gets
     /// each entry that changes state, once it is committed and before its [`Slot::commit`] returns,
     /// also when nobody waits for that any more.
     ///
@@ -136,10 +143,10 @@ impl Opened {
     /// When there is no thread for it.
     pub fn start(
         self,
-        key: NoteSigner,
+        signers: impl Into<LogSigners>,
         live: impl FnMut(&Entry) + Send + 'static,
     ) -> Result<Log, StoreError> {
-        Log::start(self.store, self.end, key, Box::new(live))
+        Log::start(self.store, self.end, signers.into(), Box::new(live))
     }
 }
 
@@ -148,25 +155,27 @@ impl Log {
     ///
     /// # Errors
     /// When the file exists or can't be written.
-    pub fn create(path: &Path, key: NoteSigner) -> Result<Self, StoreError> {
+    pub fn create(path: &Path, signers: impl Into<LogSigners>) -> Result<Self, StoreError> {
+        let signers = signers.into();
         let store = Store::create(path)?;
-        let end = store.end(key.verifier())?;
-        Self::start(store, end, key, Box::new(|_| {}))
+        let end = store.end(&signers.verifiers())?;
+        Self::start(store, end, signers, Box::new(|_| {}))
     }
 
-    /// Opens a log, checks it against the key of its checkpoints, and gives the entries that state
-    /// is rebuilt from to `each`.
+    /// Opens a log, checks that one of these keys signed its newest checkpoint and that it is what
+    /// was signed, and gives the entries that state is rebuilt from to `each`. Whether it is the
+    /// right one of these keys, those entries tell: see [`Opened::is_signed_by`].
     ///
     /// # Errors
     /// When the file is missing, damaged, no log, or not what the newest checkpoint was signed for.
     pub fn open(
         path: &Path,
-        key: &VerifierKey,
+        keys: impl AsRef<[VerifierKey]>,
         now: Timestamp,
         each: impl FnMut(Entry),
     ) -> Result<Opened, StoreError> {
         let store = Store::open(path)?;
-        let end = store.end(key)?;
+        let end = store.end(keys.as_ref())?;
         store.state_entries(end.checkpoint.as_ref(), each)?;
         Ok(Opened {
             nonces: store.nonces(now)?,
@@ -179,7 +188,7 @@ impl Log {
         })
     }
 
-    fn start(store: Store, end: End, key: NoteSigner, live: Live) -> Result<Self, StoreError> {
+    fn start(store: Store, end: End, signers: LogSigners, live: Live) -> Result<Self, StoreError> {
         let numbering = Arc::new(Mutex::new(Numbering {
             generation: 0,
             next: end.tree.size(),
@@ -192,7 +201,7 @@ impl Log {
         let (newest, watching) = watch::channel(end.checkpoint);
         let writer = Writer {
             store,
-            key,
+            signers,
             numbering: Arc::clone(&numbering),
             coming: coming.clone(),
             in_company: false,
@@ -386,6 +395,26 @@ impl Numbering {
     }
 }
 
+/// What comes with an entry.
+#[derive(Default)]
+pub struct With {
+    /// Let go only when the outcome is certain and taken in, also when nobody waits for that any
+    /// more.
+    pub held: Option<Box<dyn Send>>,
+    /// What signs the first checkpoint that covers the entry, and all later ones.
+    pub signers: Option<LogSigners>,
+}
+
+impl With {
+    /// Something that is let go when the outcome is certain.
+    pub fn holding(held: impl Send + 'static) -> Self {
+        Self {
+            held: Some(Box::new(held)),
+            signers: None,
+        }
+    }
+}
+
 /// A place in the log that waits for its entry.
 pub struct Slot {
     index: EntryIndex,
@@ -414,25 +443,25 @@ impl Slot {
     /// # Errors
     /// When they are not.
     pub async fn commit(self, event: Event, spent: Option<Spent>) -> Result<Place, LogError> {
-        self.commit_holding(event, spent, None).await
+        self.commit_with(event, spent, With::default()).await
     }
 
-    /// The same, and lets go of `held` only when the outcome is certain and taken in, also when
-    /// nobody waits for that any more.
+    /// The same with what comes with it.
     ///
     /// # Errors
-    /// When they are not on disk.
-    pub async fn commit_holding(
+    /// When event and nonce are not on disk.
+    pub async fn commit_with(
         mut self,
         event: Event,
         spent: Option<Spent>,
-        held: Option<Box<dyn Send>>,
+        with: With,
     ) -> Result<Place, LogError> {
         let (done, answer) = oneshot::channel();
         let waiting = Waiting {
             done: Some(done),
             spent,
-            held,
+            held: with.held,
+            signers: with.signers,
             ..Waiting::default()
         };
         let index = self.index;

@@ -11,9 +11,11 @@ mod export;
 mod log;
 mod proof;
 mod range;
+mod signers;
 mod store;
 mod tree;
 mod verify;
+mod verify_keys;
 mod writer;
 
 pub use archive::Archive;
@@ -23,9 +25,10 @@ pub use entry::{
     RecordedCertificate, Refused,
 };
 pub use export::{ExportError, ExportProof, Format};
-pub use log::{Counter, Log, LogError, Opened, Place, Slot, Spent};
+pub use log::{Counter, Log, LogError, Opened, Place, Slot, Spent, With};
 pub use proof::{EntryProof, Hashes, ProofError};
 pub use range::{Rebuilt, Stretch};
+pub use signers::LogSigners;
 pub use store::{Database, Filter, Found, Reader, Snapshot, StoreError, TileRange};
 pub use tree::{Frontier, Hash, record_hash};
 pub use verify::{Beside, Columns, Entries, Expected, Stored, Verified, Wrong, verify};

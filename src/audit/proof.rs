@@ -129,11 +129,11 @@ pub struct EntryProof {
 impl EntryProof {
     const HEADER: &str = "c2sp.org/tlog-proof@v1";
 
-    /// Checks all of it against the log's key. Gives the checkpoint.
+    /// Checks all of it against the log's key, or several. Gives the checkpoint.
     ///
     /// # Errors
     /// When anything does not fit.
-    pub fn check(&self, log: &VerifierKey) -> Result<Checkpoint, ProofError> {
+    pub fn check(&self, log: impl AsRef<[VerifierKey]>) -> Result<Checkpoint, ProofError> {
         let checkpoint = Checkpoint::open(&self.note, log)?;
         let leaf = record_hash(self.entry.as_bytes());
         self.hashes.check_inclusion(self.index, leaf, &checkpoint)?;

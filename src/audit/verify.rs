@@ -7,9 +7,10 @@ use std::ops::Range;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, VerifierKey};
 use super::entry::{AuthorityKey, Event, NewCaKey};
 use super::tree::{Frontier, Hash, record_hash};
+use super::verify_keys::KeysOverTime;
 use super::{Entry, StoreError};
 use crate::certificate::{IssuerError, Issuers};
 use crate::model::{EntryIndex, Serial, Timestamp};
@@ -19,15 +20,17 @@ const LEVEL: u8 = 12;
 const PIECE: u64 = 1 << LEVEL;
 /// How the kinds of entry begin that CA keys are in.
 const CA_KEY: &str = "ca-key-";
+const OTHER_KEY: &str = "it introduces another key of the log";
 
 /// What to hold a log against.
 pub struct Expected {
-    /// The newest checkpoint: what the log must be.
+    /// The newest checkpoint: what the log must be. Its signature is checked.
     pub newest: Checkpoint,
-    /// Checkpoints that were seen before or elsewhere: what the log must begin with.
+    /// Checkpoints that were seen before or elsewhere: what the log must begin with. Theirs as well.
     pub earlier: Vec<Checkpoint>,
-    /// The verifier key of the log, which its first entry must introduce.
-    pub key: String,
+    /// The verifier keys that the log is known by. It must have introduced one of them, and one of
+    /// them or one that these vouched for must have signed the newest checkpoint.
+    pub keys: Vec<VerifierKey>,
     /// Whether the signatures of the certificates are verified, too.
     pub certificates: bool,
 }
@@ -102,7 +105,8 @@ pub fn verify(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Verified, Wrong> {
     let size = expected.newest.size;
-    let mut whole = Whole::new(expected, introduced(entries, expected)?);
+    let (log_keys, issuers) = introduced(entries, expected)?;
+    let mut whole = Whole::new(expected, log_keys, issuers);
     let mut first = 0;
     while first < size {
         let ranges: Vec<Range<u64>> = (0..threads.max(1) as u64)
@@ -132,8 +136,11 @@ pub fn verify(
     whole.finish()
 }
 
-/// The CA keys that the log's first entry introduces.
-fn introduced(entries: &impl Entries, expected: &Expected) -> Result<Option<Issuers>, Wrong> {
+/// The CA keys that the log's first entry introduces, the log's own first.
+fn introduced(
+    entries: &impl Entries,
+    expected: &Expected,
+) -> Result<(KeysOverTime, Option<Issuers>), Wrong> {
     let mut keys: Option<Vec<AuthorityKey>> = None;
     if expected.newest.size > 0 {
         entries.read(0..1, &mut |stored| {
@@ -150,11 +157,11 @@ fn introduced(entries: &impl Entries, expected: &Expected) -> Result<Option<Issu
     let first = |why: String| Wrong::Entry { index: 0, why };
     let keys = keys.ok_or_else(|| first("it does not introduce the CA's keys".to_owned()))?;
     let log = keys.iter().find(|key| key.purpose == "log");
-    if log.is_none_or(|log| log.public != expected.key) {
-        return Err(first("it introduces another key of the log".to_owned()));
-    }
+    let log = log.and_then(|log| KeysOverTime::new(&log.public, &expected.keys));
+    let log = log.filter(|log| expected.keys.iter().all(|key| key.name() == log.name()));
+    let log = log.ok_or_else(|| first(OTHER_KEY.to_owned()))?;
     if !expected.certificates {
-        return Ok(None);
+        return Ok((log, None));
     }
     let mut issuers = Issuers::default();
     for AuthorityKey { purpose, public } in &keys {
@@ -162,7 +169,7 @@ fn introduced(entries: &impl Entries, expected: &Expected) -> Result<Option<Issu
             .introduce(purpose, public)
             .map_err(|error| first(error.to_string()))?;
     }
-    Ok(Some(issuers))
+    Ok((log, Some(issuers)))
 }
 
 /// Entries that were verified among themselves.
@@ -178,6 +185,8 @@ struct Piece {
     serials: Vec<(u64, u64)>,
     /// CA keys that entries introduce.
     introduced: Vec<(u64, NewCaKey)>,
+    /// Entries that change the log's keys.
+    log_keys: Vec<(u64, Event)>,
     /// Certificates that no CA key signed which was known in front of the piece.
     unsigned: Vec<(u64, Unsigned)>,
 }
@@ -246,6 +255,7 @@ fn piece(
         corrected: false,
         serials: Vec::new(),
         introduced: Vec::new(),
+        log_keys: Vec::new(),
         unsigned: Vec::new(),
     };
     let mut tree = Frontier::default();
@@ -336,6 +346,9 @@ impl Piece {
                 .map_err(|error| format!("it can't be read: {error}"))?;
             let new = entry.event.new_ca_keys().iter().cloned();
             self.introduced.extend(new.map(|new| (index, new)));
+            if entry.event.changes_log_keys() {
+                self.log_keys.push((index, entry.event));
+            }
         }
         self.leaves.push(leaf);
         Ok(())
@@ -380,6 +393,7 @@ impl Outline<'_> {
 /// The log so far.
 struct Whole<'a> {
     expected: &'a Expected,
+    log_keys: KeysOverTime,
     /// The CA keys so far, when certificates are verified.
     issuers: Option<Issuers>,
     /// Roots that the tree must have had, by size.
@@ -391,13 +405,14 @@ struct Whole<'a> {
 }
 
 impl<'a> Whole<'a> {
-    fn new(expected: &'a Expected, issuers: Option<Issuers>) -> Self {
+    fn new(expected: &'a Expected, log_keys: KeysOverTime, issuers: Option<Issuers>) -> Self {
         let mut claims: BTreeMap<u64, Vec<&Checkpoint>> = BTreeMap::new();
         for checkpoint in expected.earlier.iter().chain([&expected.newest]) {
             claims.entry(checkpoint.size).or_default().push(checkpoint);
         }
         Self {
             expected,
+            log_keys,
             issuers,
             claims,
             tree: Frontier::default(),
@@ -444,6 +459,11 @@ impl<'a> Whole<'a> {
             std::mem::take(&mut piece.introduced),
             std::mem::take(&mut piece.unsigned),
         )?;
+
+        for (index, event) in std::mem::take(&mut piece.log_keys) {
+            let taken = self.log_keys.take(index, &event, &self.expected.keys);
+            taken.map_err(|why| Wrong::Entry { index, why })?;
+        }
 
         let index = self.tree.size();
         let wrong = |index, why: &str| Wrong::Entry {
@@ -506,6 +526,16 @@ impl<'a> Whole<'a> {
                 before: *longer,
             });
         }
+        if !self.log_keys.knows_any(&self.expected.keys) {
+            let why = OTHER_KEY.to_owned();
+            return Err(Wrong::Entry { index: 0, why });
+        }
+        let newest = [(&self.expected.newest, true)];
+        let earlier = self.expected.earlier.iter().map(|seen| (seen, false));
+        for (checkpoint, is_new) in newest.into_iter().chain(earlier) {
+            let checked = self.log_keys.check(checkpoint, is_new);
+            checked.map_err(|why| Wrong::Key { why })?;
+        }
         // They rise, but where a clock was corrected.
         self.serials.sort_unstable();
         let twice = self.serials.windows(2).find(|pair| pair[0].0 == pair[1].0);
@@ -567,6 +597,12 @@ pub enum Wrong {
         entries: u64,
         /// How many it had.
         before: u64,
+    },
+    /// A checkpoint is not signed by a key that it should be.
+    #[error("{why}")]
+    Key {
+        /// What is wrong with it.
+        why: String,
     },
     /// There are more entries than were signed for.
     #[error("there are entries from {index} on that no checkpoint was signed for")]
@@ -641,7 +677,7 @@ mod tests {
                     .iter()
                     .map(|size| self.checkpoints[*size as usize - 1].clone())
                     .collect(),
-                key: self.signer.verifier().to_string(),
+                keys: vec![self.signer.verifier().clone()],
                 certificates: true,
             };
             verify(self, &expected, 2, &mut |_| {})

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
-use super::checkpoint::{Checkpoint, NoteSigner};
+use super::checkpoint::Checkpoint;
 use super::log::{Coming, LogError, Numbering, QUEUE, Spent};
+use super::signers::LogSigners;
 use super::store::{Commit, Row, Store};
 use super::tree::{Frontier, Hash, Recent};
 use super::{Entry, StoreError};
@@ -54,6 +55,8 @@ pub(super) struct Waiting {
     /// What the log's owner must take in once it is committed.
     pub(super) change: Option<Box<Entry>>,
     pub(super) held: Option<Box<dyn Send>>,
+    /// What signs each checkpoint that covers the entry.
+    pub(super) signers: Option<LogSigners>,
     pub(super) _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -69,7 +72,7 @@ pub(super) struct Committed {
 /// The one thread that writes.
 pub(super) struct Writer {
     pub(super) store: Store,
-    pub(super) key: NoteSigner,
+    pub(super) signers: LogSigners,
     pub(super) numbering: Arc<Mutex<Numbering>>,
     pub(super) coming: Coming,
     /// The last commit served several.
@@ -91,12 +94,17 @@ struct Batch {
     spent: Vec<Spent>,
     cosigned: Vec<(String, String)>,
     waiting: Vec<Waiting>,
+    /// What signs its checkpoint and those after it, when that is not what signed before.
+    signers: Option<LogSigners>,
     probe: bool,
 }
 
 impl Batch {
     fn add(&mut self, mut waiting: Waiting) {
         self.spent.extend(waiting.spent.take());
+        if waiting.signers.is_some() {
+            self.signers = waiting.signers.take();
+        }
         self.waiting.push(waiting);
     }
 }
@@ -206,7 +214,10 @@ impl Writer {
         let after = if batch.rows.is_empty() {
             None
         } else {
-            Some(self.key.checkpoint(tree.size(), tree.root())?)
+            // The log's keys as they stand after its last entry: a key that this batch revokes does
+            // not sign it.
+            let signers = batch.signers.as_ref().unwrap_or(&self.signers);
+            Some(signers.checkpoint(tree.size(), tree.root())?)
         };
         let sweep = self.sweep_before(&batch.spent);
         self.store.commit(&Commit {
@@ -226,6 +237,9 @@ impl Writer {
         };
         let recent = Recent::new(&self.tree, hashes.concat());
         self.tree = tree;
+        if let Some(signers) = &batch.signers {
+            self.signers = signers.clone();
+        }
         self.newest.send_replace(Some(checkpoint.clone()));
         Ok(Some(Arc::new(Committed { checkpoint, recent })))
     }

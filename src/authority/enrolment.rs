@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use ssh_key::PublicKey;
 
 use super::{Authority, Refusal, now};
-use crate::audit::{Actor, Event};
+use crate::audit::{Actor, Event, With};
 use crate::certificate::{check_ssh_key, parse_public_key};
 use crate::identity::{Directory, EnrolmentError, SignedRequest, User, attest};
 use crate::model::{
@@ -249,7 +249,7 @@ impl Authority {
                 source,
                 AdminAction::ManageUsers,
                 |by| make(&self.directory(), by),
-                |event| Some(Box::new(Suspension::begin(&self.directory, event))),
+                |event| With::holding(Suspension::begin(&self.directory, event)),
             )
             .await?;
         Ok(self.directory().find(&user).map(User::summary))

@@ -11,7 +11,7 @@ use ssh_key::PublicKey;
 
 use super::hosts::bounds;
 use super::{Authority, Refusal, now, recorded};
-use crate::audit::{Event, HostActor, HostProfile, RecordedCertificate, Spent};
+use crate::audit::{Event, HostActor, HostProfile, RecordedCertificate, Spent, With};
 use crate::certificate::{
     CsrSubject, ServerGrant, SshHostGrant, Validity, check_ssh_key, parse_public_key,
 };
@@ -67,7 +67,7 @@ impl Authority {
                 };
                 Ok((invited, event))
             },
-            |_| None,
+            |_| With::default(),
         )
         .await
     }
@@ -118,7 +118,7 @@ impl Authority {
                 let removed_by = Some(by);
                 Ok(((), Event::HostRemoved { host, removed_by }))
             },
-            |_| None,
+            |_| With::default(),
         )
         .await
     }
@@ -165,7 +165,7 @@ impl Authority {
         let nonce = Spent::new(newcomer.nonce, ReplayGuard::expiry(newcomer.signed));
         self.log
             .reserve(now)?
-            .commit_holding(event, Some(nonce), Some(Box::new(alone)))
+            .commit_with(event, Some(nonce), With::holding(alone))
             .await?;
         self.state_of(&profile)
     }
@@ -375,7 +375,7 @@ impl Authority {
         self.answer(&place, serial, certificate, validity, good_for)
     }
 
-    /// What must be trusted, signed by the log's key.
+    /// What must be trusted, signed by the log's keys.
     ///
     /// # Errors
     /// When it can't be signed.
@@ -389,7 +389,7 @@ impl Authority {
         }
         let bundle = serde_json::to_string(&keys.trust)
             .map_err(|error| Refusal::Internal(error.to_string()))?;
-        let signature = self.signer.sign_statement(&bundle)?;
+        let signature = keys.log.sign_statement(&bundle)?;
         let fresh = SignedTrust { bundle, signature };
         *signed = Some((keys.trust.version, fresh.clone()));
         Ok(fresh)

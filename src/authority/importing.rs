@@ -2,6 +2,7 @@
 //! done on the CA's own machine while no server works; no private key ever goes over the API.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -9,13 +10,13 @@ use super::home::{Home, HomeError};
 use super::in_force::{InForce, Told, step};
 use super::init::{public_fingerprint, random_serial, ssh_line};
 use super::now;
-use super::open::{OpenError, open_keys};
+use super::open::{OpenError, check_signed, open_keys};
 use super::rotation::root_that_crosses;
-use crate::audit::{Event, Log, LogError, NewCaKey, NoteSigner, Opened, StoreError, VerifierKey};
+use crate::audit::{Event, Log, LogError, NewCaKey, Opened, StoreError};
 use crate::certificate::{
     CertificateError, ForeignCa, ForeignCaError, cross_certificate, issuing_certificate,
 };
-use crate::keys::{self, ForeignKey, KeyStore, NoStep, Opening, Since, TokenKeys};
+use crate::keys::{self, ForeignKey, KeyStore, NoStep, Opening, Signer, Since, TokenKeys};
 use crate::model::{EntryIndex, KeyId, KeyKind, KeyState, Reason, Timestamp};
 
 /// A key that is to come in.
@@ -23,13 +24,37 @@ pub struct KeyImport {
     /// What it signs.
     pub kind: KeyKind,
     /// The key.
-    pub key: ForeignKey,
+    pub key: Incoming,
     /// The file with the certificate of an X.509 CA, and what it holds.
     pub certificate: Option<(PathBuf, String)>,
     /// The same of the root that an issuing CA stands under.
     pub root: Option<(PathBuf, String)>,
     /// Why it signs at once, without anybody having confirmed it; otherwise it is staged.
     pub activate: Option<Reason>,
+}
+
+/// Where a key comes from.
+pub enum Incoming {
+    /// It was made elsewhere.
+    Foreign(ForeignKey),
+    /// It was made here, and waited for its certificate.
+    Requested(Arc<Signer>),
+}
+
+impl Incoming {
+    fn signer(&self) -> &Arc<Signer> {
+        match self {
+            Self::Foreign(key) => key.signer(),
+            Self::Requested(signer) => signer,
+        }
+    }
+
+    fn put(&self, store: &KeyStore, id: KeyId, public: &str) -> Result<(), keys::StoreError> {
+        match self {
+            Self::Foreign(key) => store.put(id, key, public),
+            Self::Requested(_) => store.number_requested(id, public),
+        }
+    }
 }
 
 /// A key that came in.
@@ -47,6 +72,9 @@ pub struct KeyImported {
     pub issuing: Option<KeyId>,
     /// Whether Hallpass's own clients don't follow by themselves, and have to connect anew.
     pub connect_anew: bool,
+    /// Whether its certificate lets it sign no lists of revoked certificates, so that none can be
+    /// had while it is trusted.
+    pub no_lists: bool,
 }
 
 impl Home {
@@ -59,7 +87,7 @@ impl Home {
         self.lock_idle().map(drop)
     }
 
-    fn lock_idle(&self) -> Result<std::fs::File, ImportError> {
+    pub(super) fn lock_idle(&self) -> Result<std::fs::File, ImportError> {
         self.lock().map_err(|error| match error {
             HomeError::InUse { folder } => ImportError::Served { folder },
             error => error.into(),
@@ -79,38 +107,35 @@ impl Home {
     ) -> Result<KeyImported, ImportError> {
         self.check_whole()?;
         let _lock = self.lock_idle()?;
-        let now = now();
-        let mut told = Told::default();
-        let log_id = KeyId::first(KeyKind::Log);
-        let verifier: VerifierKey = KeyStore::public_in(&self.keys(), log_id)?
-            .parse()
-            .map_err(|_| OpenError::LogKey)?;
-        let opened = Log::open(&self.database(), &verifier, now, |entry| told.hear(&entry))?;
-        if let Some((index, source)) = told.no_step.take() {
-            return Err(OpenError::NoStep { index, source }.into());
-        }
-        if opened.restored.is_some() {
-            return Err(ImportError::Restored);
-        }
-        let mut plan = Plan::new(told, now);
+        let (mut plan, opened) = self.plan()?;
         let public = plan.public_part(import)?;
         // What is wrong so far shows before the passphrase's costly key derivation.
         let store = KeyStore::open(&self.keys(), opening)?.with_token(token);
         let imported = plan.make(&store, import, &public)?;
-        plan.try_out(&store, &opened)?;
-        let signer = NoteSigner::open(&store.signer(log_id)?).ok_or(OpenError::LogKey)?;
-        let log = opened.start(signer, |_| {})?;
-        for event in plan.events {
-            log.reserve(now)?.commit(event, None).await?;
-        }
-        log.close();
+        plan.carry_out(&store, opened).await?;
         Ok(imported)
+    }
+
+    /// Begins to plan what comes in, from where the log stands.
+    pub(super) fn plan(&self) -> Result<(Plan, Opened), ImportError> {
+        let now = now();
+        let mut told = Told::default();
+        let keys = self.log_keys()?;
+        let opened = Log::open(&self.database(), &keys, now, |entry| told.hear(&entry))?;
+        if let Some((index, source)) = told.no_step.take() {
+            return Err(OpenError::NoStep { index, source }.into());
+        }
+        check_signed(&opened, &told.keyring)?;
+        if opened.restored.is_some() {
+            return Err(ImportError::Restored);
+        }
+        Ok((Plan::new(told, now), opened))
     }
 }
 
 /// The entries that bring a key in, and the CA keys as they stand after these.
-struct Plan {
-    told: Told,
+pub(super) struct Plan {
+    pub(super) told: Told,
     events: Vec<Event>,
     now: Timestamp,
 }
@@ -125,7 +150,7 @@ impl Plan {
     }
 
     /// Checks a key's public part and writes it as the log will have it.
-    fn public_part(&self, import: &KeyImport) -> Result<String, ImportError> {
+    pub(super) fn public_part(&self, import: &KeyImport) -> Result<String, ImportError> {
         let public = match import.kind {
             KeyKind::SshUser | KeyKind::SshHost => ssh_line(import.key.signer())
                 .map_err(|_| CertificateError::CaCertificate("the key can't be written"))?,
@@ -213,7 +238,7 @@ impl Plan {
     }
 
     /// Writes the files, and plans the entries.
-    fn make(
+    pub(super) fn make(
         &mut self,
         store: &KeyStore,
         import: &KeyImport,
@@ -230,7 +255,7 @@ impl Plan {
             Some((id, _)) => id,
             None => {
                 let id = self.told.keyring.next(import.kind);
-                store.put(id, &import.key, public)?;
+                import.key.put(store, id, public)?;
                 self.stage(id, public)?;
                 id
             }
@@ -240,12 +265,16 @@ impl Plan {
             None => None,
         };
         let state = self.told.keyring.find(key).map(|key| key.state);
+        let certificate = import.certificate.as_ref();
+        let certificate =
+            certificate.and_then(|_| ForeignCa::of_key(public, import.key.signer()).ok());
         Ok(KeyImported {
             key,
             fingerprint: public_fingerprint(public)?,
             state: state.unwrap_or(KeyState::Staged),
             root,
             issuing,
+            no_lists: certificate.is_some_and(|certificate| !certificate.may_sign_lists()),
             connect_anew: self.events.iter().any(|event| {
                 matches!(event, Event::CaKeyActivated { key, cross: None, .. }
                     if key.kind == KeyKind::X509Root)
@@ -370,12 +399,27 @@ impl Plan {
         Ok(())
     }
 
-    /// Whether a server will start on what is planned.
-    fn try_out(&self, store: &KeyStore, opened: &Opened) -> Result<(), ImportError> {
+    /// Brings what is planned into the log.
+    pub(super) async fn carry_out(
+        self,
+        store: &KeyStore,
+        opened: Opened,
+    ) -> Result<(), ImportError> {
+        let in_force = self.try_out(store, &opened)?;
+        let log = opened.start(in_force.log, |_| {})?;
+        for event in self.events {
+            log.reserve(self.now)?.commit(event, None).await?;
+        }
+        log.close();
+        Ok(())
+    }
+
+    /// The keys as a server will find them after what is planned.
+    fn try_out(&self, store: &KeyStore, opened: &Opened) -> Result<InForce, ImportError> {
         let keyring = self.told.keyring.clone();
         let open = open_keys(store, &keyring, &opened.last_expiries)?;
-        InForce::new(keyring, &open, self.told.cross.clone(), EntryIndex(0))?;
-        Ok(())
+        let cross = self.told.cross.clone();
+        Ok(InForce::new(keyring, &open, cross, EntryIndex(0))?)
     }
 }
 
@@ -394,6 +438,11 @@ pub enum ImportError {
     /// Such keys are not imported.
     #[error("a {0} key is not imported: give ssh-user, ssh-host, x509-issuing or x509-root")]
     Kind(KeyKind),
+    /// Such keys have no certificate from somebody else.
+    #[error(
+        "a {0} key needs no certificate from elsewhere: only x509-issuing is requested and installed"
+    )]
+    NotIssued(KeyKind),
     /// An X.509 CA is more than a key.
     #[error("an X.509 CA's key comes with its certificate: give it with --certificate FILE")]
     NoCertificate,

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::watch;
 
 use super::Refusal;
-use crate::audit::{Entry, Event, LogError, NewCaKey};
+use crate::audit::{Entry, Event, LogError, LogSigners, NewCaKey, NoteSigner, VerifierKey};
 use crate::certificate::{CertificateError, IssuingCa, SshCa, fingerprint_of_pem};
 use crate::identity::key_fingerprint;
-use crate::keys::{Keyring, NewKey, Signer, Since, Step};
+use crate::keys::{CaKey, Keyring, NewKey, Signer, Since, Step};
 use crate::model::{EntryIndex, KeyId, KeyKind, KeyState, Timestamp, TrustBundle};
 
 /// The CA keys as they stand after some entry of the log.
@@ -21,6 +21,9 @@ pub(super) struct InForce {
     pub(super) ssh_user: AtWork<SshCa>,
     pub(super) ssh_host: AtWork<SshCa>,
     pub(super) x509: AtWork<IssuingCa>,
+    /// What signs the log's checkpoints, and what hosts are told to trust: all of the log's keys
+    /// that are trusted, the one that is about to sign and the one that no longer does included.
+    pub(super) log: LogSigners,
     /// What hosts, databases and clients must trust.
     pub(super) trust: TrustBundle,
     /// What requests must be addressed to: the fingerprints of the root certificates, the one that
@@ -32,6 +35,23 @@ pub(super) struct InForce {
     pub(super) above: String,
     /// Roots' certificates by the roots before them.
     cross: BTreeMap<KeyId, String>,
+}
+
+/// What signs the log, the key that signs when there is no rotation first.
+pub(super) fn log_signers(keyring: &Keyring, open: &Open) -> Result<LogSigners, CertificateError> {
+    let mut keys: Vec<_> = keyring
+        .iter()
+        .filter(|(id, key)| id.kind == KeyKind::Log && key.state.is_trusted())
+        .collect();
+    keys.sort_by_key(|(_, key)| key.state != KeyState::Active);
+    let signers = keys.into_iter().map(|(id, key)| {
+        let (signer, _) = open.get(id)?;
+        NoteSigner::of(&key.public, signer).ok_or(CertificateError::CaCertificate(
+            "the log's key belongs to another verifier key",
+        ))
+    });
+    LogSigners::new(signers.collect::<Result<Vec<_>, _>>()?)
+        .ok_or(CertificateError::CaCertificate("no key signs the log"))
 }
 
 /// A CA that signs.
@@ -142,11 +162,11 @@ impl InForce {
             .collect::<Result<_, _>>()?;
         let crossed: String = keyring
             .iter()
-            .filter(|(_, key)| key.state.is_trusted())
+            .filter(|(id, key)| id.kind == KeyKind::X509Root && key.state.is_trusted())
             .filter_map(|(id, _)| cross.get(&id).map(String::as_str))
             .collect();
         let above = format!("{crossed}{}", roots.first().map_or("", String::as_str));
-        let log = active(KeyKind::Log)?.1.public.clone();
+        let log = log_signers(&keyring, open)?;
         Ok(Self {
             ssh_user: ssh(KeyKind::SshUser)?,
             ssh_host: ssh(KeyKind::SshHost)?,
@@ -163,8 +183,10 @@ impl InForce {
                     })
                     .map(|(_, key)| key.public.clone())
                     .collect(),
-                log,
+                log: log.first().verifier().to_string(),
+                log_keys: trusted(KeyKind::Log),
             },
+            log,
             audiences,
             above,
             cross,
@@ -181,6 +203,16 @@ impl InForce {
         let mut cross = self.cross.clone();
         take(&mut keyring, &mut cross, entry)?;
         Ok(Self::new(keyring, open, cross, entry.index)?)
+    }
+
+    /// The key that the log is about to be signed with alone, while several sign it.
+    pub(super) fn coming_log_key(&self) -> Option<VerifierKey> {
+        let trusted =
+            |(id, key): &(KeyId, &CaKey)| id.kind == KeyKind::Log && key.state.is_trusted();
+        let mut newest_first: Vec<_> = self.keyring.iter().filter(trusted).collect();
+        newest_first.reverse();
+        let (_, coming) = newest_first.first().filter(|_| newest_first.len() > 1)?;
+        coming.public.parse().ok()
     }
 
     /// Until when something is good that the key signed.
@@ -235,6 +267,7 @@ fn take(
         cross: Some(pem),
         ..
     } = &entry.event
+        && key.kind == KeyKind::X509Root
     {
         cross.insert(*key, pem.clone());
     }

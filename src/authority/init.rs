@@ -170,9 +170,7 @@ fn generate(store: &KeyStore, now: Timestamp) -> Result<BTreeMap<KeyKind, Opened
     })?;
     let origin = log_origin()?;
     let log = store.generate(KeyId::first(KeyKind::Log), |signer| {
-        let signer = NoteSigner::new(&origin, NoteKind::Checkpoint, Arc::clone(signer));
-        let signer = signer.ok_or(InitError::LogKey)?;
-        Ok::<_, InitError>(format!("{}\n", signer.verifier()))
+        log_key(&origin, signer)
     })?;
     Ok(BTreeMap::from([
         (KeyKind::Log, log),
@@ -186,6 +184,13 @@ fn generate(store: &KeyStore, now: Timestamp) -> Result<BTreeMap<KeyKind, Opened
 pub(super) fn ssh_line(signer: &Arc<Signer>) -> Result<String, InitError> {
     let line = SshCa::new(Arc::clone(signer))?.public_key().to_openssh()?;
     Ok(format!("{line}\n"))
+}
+
+/// The verifier key of a key of the log with that name.
+pub(super) fn log_key(origin: &str, signer: &Arc<Signer>) -> Result<String, InitError> {
+    let signer = NoteSigner::new(origin, NoteKind::Checkpoint, Arc::clone(signer));
+    let signer = signer.ok_or(InitError::LogKey)?;
+    Ok(format!("{}\n", signer.verifier()))
 }
 
 /// The name of a log, which no other has: it stands at the head of each checkpoint.

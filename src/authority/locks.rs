@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::enrolment::Suspension;
 use super::{Authority, Refusal, now};
-use crate::audit::Event;
+use crate::audit::{Event, With};
 use crate::identity::{Locked, SignedRequest};
 use crate::model::{LockSummary, LockTarget, NewLock};
 use crate::policy::AdminAction;
@@ -61,7 +61,7 @@ impl Authority {
                     };
                     Ok((target, event))
                 },
-                |event| Some(Box::new(Suspension::begin(&self.directory, event))),
+                |event| With::holding(Suspension::begin(&self.directory, event)),
             )
             .await?;
         let directory = self.directory();
@@ -95,7 +95,7 @@ impl Authority {
                 }
                 Ok(((), Event::Unlocked { target, by }))
             },
-            |_| None,
+            |_| With::default(),
         )
         .await
     }

@@ -15,6 +15,7 @@ mod in_force;
 mod init;
 mod issue;
 mod locks;
+mod offline_root;
 mod open;
 mod policies;
 mod proving;
@@ -30,8 +31,9 @@ mod witnessing;
 
 pub use backup::{BackedUp, BackupError};
 pub use home::{Config, Fido2Settings, Home, HomeError, LogFormat, PolicySettings};
-pub use importing::{ImportError, KeyImport, KeyImported};
+pub use importing::{ImportError, Incoming, KeyImport, KeyImported};
 pub use init::{Created, InitError, Inventory};
+pub use offline_root::KeyInstall;
 pub use open::{Clock, OpenError};
 pub use reading::Which;
 pub use refusal::Refusal;
@@ -48,9 +50,9 @@ use arc_swap::ArcSwap;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use crate::audit::NoteSigner;
 use crate::audit::{
     Actor, Checkpoint, Decision, Event, Log, Reader, RecordedCertificate, Refused, Slot, Spent,
+    With,
 };
 use crate::identity::{
     self, AttestationRoots, Counters, Directory, ReplayGuard, Requester, SignedRequest,
@@ -70,9 +72,7 @@ pub struct Authority {
     keys: Keys,
     /// Where new ones are kept.
     key_store: KeyStore,
-    /// Signs what hosts are told to trust, with the log's key.
-    signer: NoteSigner,
-    /// The newest of that, and for which version.
+    /// The newest of what hosts are told to trust, signed, and for which version.
     signed: Mutex<Option<(u64, SignedTrust)>>,
     /// Changed once the change is on disk.
     policy: ArcSwap<PolicySet>,
@@ -325,14 +325,14 @@ impl Authority {
     }
 
     /// One change of what the log rebuilds: checked, logged and taken in, with no other in between.
-    /// `hold` gives what is let go when its outcome is certain.
+    /// `with` gives what comes with its entry.
     async fn change<T>(
         &self,
         request: &SignedRequest,
         source: IpAddr,
         action: AdminAction,
         make: impl FnOnce(Actor) -> Result<(T, Event), Refusal>,
-        hold: impl FnOnce(&Event) -> Option<Box<dyn Send>>,
+        with: impl FnOnce(&Event) -> With,
     ) -> Result<T, Refusal> {
         let now = now();
         let mut requester = self.identify(request, source, now).await?;
@@ -356,10 +356,18 @@ impl Authority {
                     .await);
             }
         };
-        let held = Box::new((hold(&event), alone));
+        let With { held, signers } = with(&event);
+        let held = Box::new((held, alone));
         self.reserve(request, &requester, now)
             .await?
-            .commit_holding(event, Some(spent(&requester)), Some(held))
+            .commit_with(
+                event,
+                Some(spent(&requester)),
+                With {
+                    held: Some(held),
+                    signers,
+                },
+            )
             .await?;
         Ok(made)
     }

@@ -11,7 +11,9 @@ use super::throttle::Throttle;
 use super::{Authority, PolicySettings, now};
 use arc_swap::ArcSwap;
 
-use crate::audit::{Entry, Event, Log, LogError, NoteSigner, Reader, StoreError, VerifierKey};
+use crate::audit::{
+    Entry, Event, Log, LogError, NoteSigner, Opened, Reader, StoreError, VerifierKey,
+};
 use crate::certificate::CertificateError;
 use crate::identity::{AttestationRoots, Counters, Directory, ReplayGuard};
 use crate::keys::{self, KeyStore, Keyring, Opening, TokenKeys};
@@ -61,32 +63,28 @@ impl Authority {
                 last_policy_set = Some(policy_set);
             }
         };
-        let log_id = KeyId::first(KeyKind::Log);
-        let log_key = KeyStore::public_in(&home.keys(), log_id)?;
-        let verifier: VerifierKey = log_key.parse().map_err(|_| OpenError::LogKey)?;
-        let mut opened = Log::open(&home.database(), &verifier, now, each)?;
+        let mut opened = Log::open(&home.database(), &home.log_keys()?, now, each)?;
         let history = Arc::new(Mutex::new(history));
         let live_history = Arc::clone(&history);
         *shared.write().unwrap_or_else(PoisonError::into_inner) = directory;
         if let Some((index, source)) = told.no_step {
             return Err(OpenError::NoStep { index, source });
         }
+        check_signed(&opened, &told.keyring)?;
         let reader = Reader::open(&home.database())?;
 
         let store = KeyStore::open(&home.keys(), opening)?.with_token(token);
         let open = open_keys(&store, &told.keyring, &opened.last_expiries)?;
         let in_force = InForce::new(told.keyring, &open, told.cross, told.version)
             .map_err(OpenError::Certificate)?;
-        let log_signer = store.signer(log_id)?;
-        let open_signer = || NoteSigner::open(&log_signer).ok_or(OpenError::LogKey);
-        let (signer, statements) = (open_signer()?, open_signer()?);
+        let signers = in_force.log.clone();
         let keys = Keys::new(in_force, open);
         let live_keys = keys.clone();
 
         let replays = ReplayGuard::new(std::mem::take(&mut opened.nonces), opened.forgotten, now);
         let counters = Counters::new(std::mem::take(&mut opened.counters), now);
         let (restored, forgotten) = (opened.restored, opened.forgotten);
-        let log = opened.start(signer, move |entry| {
+        let log = opened.start(signers, move |entry| {
             let live: &RwLock<Directory> = &live;
             live.write()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -131,7 +129,6 @@ impl Authority {
         Ok(Self {
             keys,
             key_store: store,
-            signer: statements,
             signed: Mutex::default(),
             longest: AtomicU64::new(policy.roles.longest().as_secs()),
             policy: ArcSwap::from_pointee(policy),
@@ -154,6 +151,33 @@ impl Authority {
     }
 }
 
+impl Home {
+    /// The verifier keys of the log that are in `keys/`, those of the past included. Which of them
+    /// signs, the log tells.
+    ///
+    /// # Errors
+    /// When there is none, or one can't be read.
+    pub fn log_keys(&self) -> Result<Vec<VerifierKey>, OpenError> {
+        let keys = KeyStore::publics_in(&self.keys(), KeyKind::Log)?;
+        let keys = keys.into_iter();
+        keys.map(|(id, key)| key.parse().map_err(|_| OpenError::LogKey { id }))
+            .collect()
+    }
+}
+
+/// Checks that the newest checkpoint is signed by the key that the log itself says signs: not by one
+/// that was retired or revoked, whoever may have that by now.
+pub(super) fn check_signed(opened: &Opened, keyring: &Keyring) -> Result<(), OpenError> {
+    let (id, key) = keyring.active(KeyKind::Log).ok_or(OpenError::Certificate(
+        CertificateError::CaCertificate("no key signs the log"),
+    ))?;
+    let verifier: VerifierKey = key.public.parse().map_err(|_| OpenError::LogKey { id })?;
+    if opened.is_signed_by(&verifier) {
+        return Ok(());
+    }
+    Err(OpenError::OtherLogKey { id })
+}
+
 /// Opens the keys that sign or are about to. What lies beside each must be what the log introduced.
 /// The roots' keys stay sealed: they only ever sign issuing CAs.
 pub(super) fn open_keys(
@@ -171,11 +195,14 @@ pub(super) fn open_keys(
         }
         let signs = matches!(
             id.kind,
-            KeyKind::SshUser | KeyKind::SshHost | KeyKind::X509Issuing
+            KeyKind::SshUser | KeyKind::SshHost | KeyKind::X509Issuing | KeyKind::Log
         );
         if signs {
             let last_expiry = last_expiries.get(&public_fingerprint(&key.public)?);
             let signer = store.signer(id)?.signer;
+            if id.kind == KeyKind::Log && NoteSigner::of(&key.public, signer.clone()).is_none() {
+                return Err(OpenError::LogKey { id });
+            }
             open.add(id, signer, last_expiry.copied().unwrap_or_default());
         }
     }
@@ -209,10 +236,20 @@ pub enum OpenError {
         source: StepError,
     },
     /// The log's key is none, or not the one beside it.
+    #[error("keys/{id}.vkey is not the verifier key of keys/{id}.age: restore keys/ from a backup")]
+    LogKey {
+        /// Which.
+        id: KeyId,
+    },
+    /// The log is signed by a key that is not its key any more, or not yet.
     #[error(
-        "keys/log-1.vkey is not the verifier key of keys/log-1.age: restore keys/ from a backup"
+        "the newest checkpoint of the audit log is not signed by {id}, which the log says signs it: \
+         restore keys/ and hallpass.db from the same backup"
     )]
-    LogKey,
+    OtherLogKey {
+        /// The key that should have signed it.
+        id: KeyId,
+    },
     /// A CA's certificate.
     #[error(transparent)]
     Certificate(#[from] CertificateError),

@@ -10,10 +10,10 @@ use flate2::read::GzDecoder;
 use super::backup::{FORMAT, LABEL, SUMS, Summed, folder_of};
 use super::home::Home;
 use super::{InitError, now};
-use crate::audit::{Snapshot, StoreError, VerifierKey};
+use crate::audit::{Snapshot, StoreError};
 use crate::identity::ReplayGuard;
-use crate::keys::{KeyStore, SignError, is_key, random_bytes};
-use crate::model::{KeyId, KeyKind, Timestamp};
+use crate::keys::{SignError, is_key, random_bytes};
+use crate::model::Timestamp;
 
 /// What a home was made of.
 pub struct Restored {
@@ -52,13 +52,11 @@ impl Home {
 
         home.check_whole()
             .map_err(|error| RestoreError::damaged(backup, error))?;
-        let key = KeyStore::public_in(&home.keys(), KeyId::first(KeyKind::Log))
-            .ok()
-            .and_then(|key| key.parse::<VerifierKey>().ok())
-            .ok_or_else(|| RestoreError::damaged(backup, "it has no key of the log"))?;
+        let keys = home.log_keys();
+        let keys = keys.map_err(|_| RestoreError::damaged(backup, "it has no key of the log"))?;
         let expire = ReplayGuard::expiry(now());
         let size =
-            Snapshot::adopt(&home.database(), &key, time, expire).map_err(RestoreError::Log)?;
+            Snapshot::adopt(&home.database(), &keys, time, expire).map_err(RestoreError::Log)?;
         let put = || {
             for part in [
                 home.keys(),

@@ -3,12 +3,12 @@
 //! next step is safe is in waiting.rs, the bad day in revocation.rs.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::in_force::{InForce, StepError};
-use super::init::{random_serial, ssh_line};
+use super::init::{log_key, random_serial, ssh_line};
 use super::{Authority, InitError, Refusal, now};
-use crate::audit::{Actor, Entry, Event, NewCaKey};
+use crate::audit::{Actor, Entry, Event, IllegalKey, NewCaKey, VerifierKey, With};
 use crate::certificate::{cross_certificate, is_issued_by, issuing_certificate, root_certificate};
 use crate::identity::SignedRequest;
 use crate::keys::{KeyStore, Keyring, NoStep, OpenedKey, SignError, Signer, StoreError};
@@ -47,7 +47,7 @@ impl Authority {
         source: IpAddr,
         kind: &str,
     ) -> Result<KeySummary, Refusal> {
-        let kind = rotatable(kind)?;
+        let kind = of_a_ca(kind)?;
         self.step(request, source, |keys, by| {
             if let Some(staged) = keys.keyring.staged(kind) {
                 return Err(NoStep::Busy(staged).into());
@@ -80,6 +80,7 @@ impl Authority {
                     issuing = Some(self.issuing_under(keys, id)?);
                 }
                 KeyKind::X509Issuing => stands_under_no_staged_root(keys, id)?,
+                KeyKind::Log => cross = Some(succession(keys, id)?),
                 _ => {}
             }
             let event = Event::CaKeyActivated {
@@ -138,6 +139,7 @@ impl Authority {
         source: IpAddr,
         make: impl FnOnce(&InForce, Actor) -> Result<(KeyId, Event), Refusal>,
     ) -> Result<KeySummary, Refusal> {
+        let signers = OnceLock::new();
         let id = self
             .change(
                 request,
@@ -147,12 +149,18 @@ impl Authority {
                     let keys = self.keys.now();
                     let made = tokio::task::block_in_place(|| make(&keys, by));
                     made.and_then(|(id, event)| {
-                        self.try_out(&keys, &event)?;
+                        let next = self.try_out(&keys, &event)?;
+                        if event.changes_log_keys() {
+                            signers.get_or_init(|| next.log);
+                        }
                         Ok((id, event))
                     })
                     .inspect_err(|_| self.keys.close_untrusted())
                 },
-                |event| Some(Box::new(self.keys.stepping(event))),
+                |event| With {
+                    signers: signers.get().cloned(),
+                    ..With::holding(self.keys.stepping(event))
+                },
             )
             .await?;
         let keys = self.keys.now();
@@ -161,15 +169,14 @@ impl Authority {
         self.summarize(&keys, id, key, now())
     }
 
-    /// Whether the event can follow, before it is logged.
-    fn try_out(&self, keys: &InForce, event: &Event) -> Result<(), Refusal> {
+    /// The keys as they will be when the event follows, before it is logged.
+    fn try_out(&self, keys: &InForce, event: &Event) -> Result<InForce, Refusal> {
         let entry = Entry {
             index: EntryIndex(keys.trust.version + 1),
             time: now(),
             event: event.clone(),
         };
-        keys.after(&entry, &self.keys.open)?;
-        Ok(())
+        Ok(keys.after(&entry, &self.keys.open)?)
     }
 
     /// The reason to go on although something is waited for; nothing when there is nothing to wait
@@ -218,7 +225,12 @@ impl Authority {
                     .ok_or_else(|| Refusal::Internal("no root signs".to_owned()))?;
                 return self.make_issuing(keys, &self.root(root)?);
             }
-            KeyKind::Log | KeyKind::Witness => return Err(not_rotatable(kind)),
+            KeyKind::Log => {
+                let log = keys.log.first().verifier().name().to_owned();
+                self.key_store
+                    .generate(id, |signer| log_key(&log, signer))?
+            }
+            KeyKind::Witness => return Err(not_of_a_ca(kind)),
         };
         Ok(self.take_in(id, opened))
     }
@@ -270,7 +282,7 @@ impl Authority {
         if !self.key_store.has_private(id) {
             return Err(Refusal::Conflict(format!(
                 "the private key of {id} is elsewhere, and only there an issuing CA can be signed \
-                 under it: `hallpass key import x509-issuing` brings one in, `hallpass key rotate \
+                 under it: `hallpass key csr x509-issuing` requests it, `hallpass key rotate \
                  x509-root` makes a root here"
             )));
         }
@@ -321,18 +333,29 @@ fn stands_under_no_staged_root(keys: &InForce, issuing: KeyId) -> Result<(), Ref
     Ok(())
 }
 
-fn rotatable(kind: &str) -> Result<KeyKind, Refusal> {
+fn of_a_ca(kind: &str) -> Result<KeyKind, Refusal> {
     let kind: KeyKind = kind
         .parse()
         .map_err(|error: crate::model::Invalid| Refusal::NotFound(error.to_string()))?;
     match kind {
-        KeyKind::Log | KeyKind::Witness => Err(not_rotatable(kind)),
+        KeyKind::Witness => Err(not_of_a_ca(kind)),
         _ => Ok(kind),
     }
 }
 
-fn not_rotatable(kind: KeyKind) -> Refusal {
-    Refusal::Conflict(format!("the {kind} key is not rotated"))
+fn not_of_a_ca(kind: KeyKind) -> Refusal {
+    Refusal::Conflict(format!("a CA has no {kind} key"))
+}
+
+/// What the log's key says of the one that takes its place, so that who verifies the log with the
+/// old key alone knows the new one for the log's.
+fn succession(keys: &InForce, new: KeyId) -> Result<String, Refusal> {
+    let new = keys.keyring.find(new).ok_or(NoStep::Unknown(new))?;
+    let new: VerifierKey = new
+        .public
+        .parse()
+        .map_err(|error: IllegalKey| Refusal::Internal(format!("the log's new key: {error}")))?;
+    Ok(keys.log.first().sign_succession(&new)?)
 }
 
 pub(super) fn named(id: &str) -> Result<KeyId, Refusal> {

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use super::{Authority, OpenError, Refusal, now};
 use crate::audit::{Checkpoint, VerifierKey};
 use crate::identity::SignedRequest;
+use crate::model::{KeyKind, KeyState};
 use crate::witness::Witnesses;
 
 impl Authority {
@@ -16,8 +17,16 @@ impl Authority {
     /// # Errors
     /// When that can't be read.
     pub fn with_witnesses(mut self, witnesses: Witnesses) -> Result<Self, OpenError> {
-        let key: VerifierKey = self.trust().log.parse().map_err(|_| OpenError::LogKey)?;
-        witnesses.restore(&self.reader, &key)?;
+        // Also what was signed by a key that is retired by now, but not by one that others have.
+        let keys = self.keys.now();
+        let signed = keys.keyring.iter().filter(|(id, key)| {
+            let signed = key.state.is_trusted() || key.state == KeyState::Retired;
+            id.kind == KeyKind::Log && signed
+        });
+        let signed: Vec<VerifierKey> = signed
+            .filter_map(|(_, key)| key.public.parse().ok())
+            .collect();
+        witnesses.restore(&self.reader, &signed)?;
         self.witnesses = witnesses;
         Ok(self)
     }
@@ -35,7 +44,8 @@ impl Authority {
                     reader,
                     ..
                 } = &*authority;
-                witnesses.ask(place, log, reader).await;
+                let coming = || authority.keys.now().coming_log_key();
+                witnesses.ask(place, log, reader, coming).await;
             });
         }
         if places > 0 {

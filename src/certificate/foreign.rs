@@ -90,6 +90,15 @@ impl ForeignCa {
         Ok(())
     }
 
+    /// Whether its key may sign lists of revoked certificates.
+    pub fn may_sign_lists(&self) -> bool {
+        let usage = |certificate: &X509Certificate<'_>| {
+            let usage = certificate.key_usage().ok().flatten();
+            usage.is_some_and(|usage| usage.value.crl_sign())
+        };
+        self.parsed().is_ok_and(|certificate| usage(&certificate))
+    }
+
     /// Checks that it is a root's under which an issuing CA can stand.
     ///
     /// # Errors

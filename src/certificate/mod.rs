@@ -17,7 +17,7 @@ pub use ssh::{SshCa, SshHostGrant, SshUserGrant, parse_public_key};
 pub use subject::{CsrSubject, SubjectError, check_ssh_key};
 pub use x509::{
     ClientGrant, IssuingCa, ServerGrant, cross_certificate, fingerprint, fingerprint_of_pem,
-    is_issued_by, issuing_certificate, revocation_list, root_certificate,
+    is_issued_by, issuing_certificate, issuing_request, revocation_list, root_certificate,
 };
 
 use crate::keys::SignError;

@@ -259,6 +259,17 @@ pub fn issuing_certificate(
     Ok(params.signed_by(&key, &issuer)?.pem())
 }
 
+/// Makes the request for an issuing CA's certificate (PKCS#10), in PEM, for a root that is elsewhere.
+///
+/// # Errors
+/// When it can't be encoded or signed.
+pub fn issuing_request(issuing: Arc<Signer>) -> Result<String, CertificateError> {
+    let key = CaKey::new(issuing);
+    let mut params = CertificateParams::default();
+    params.distinguished_name = ca_name("Hallpass Issuing CA", &key);
+    Ok(params.serialize_request(&key)?.pem()?)
+}
+
 /// Makes the certificate of a new root's key by an older root's, in PEM, for those who only know the
 /// older. It has the name and the key identifier of the new root's own.
 ///
@@ -413,22 +424,25 @@ fn ca_params(
     path_length: u8,
 ) -> CertificateParams {
     let mut params = CertificateParams::default();
-    let key_digest = ring::digest::digest(&ring::digest::SHA256, key.der_bytes());
-    let mark: String = key_digest.as_ref()[..4]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    params.distinguished_name = DistinguishedName::new();
-    // Path building goes by name: no two CAs may share one.
-    params
-        .distinguished_name
-        .push(DnType::CommonName, format!("{title} {mark}"));
+    params.distinguished_name = ca_name(title, key);
     params.serial_number = Some(serial_number(serial));
     params.not_before = now.whole_secs().minus(super::BACKDATE).date_time();
     params.not_after = now.whole_secs().plus(life).date_time();
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
+}
+
+/// The name of a CA. Path building goes by name: no two CAs may share one.
+fn ca_name(title: &str, key: &CaKey) -> DistinguishedName {
+    let key_digest = ring::digest::digest(&ring::digest::SHA256, key.der_bytes());
+    let mark: String = key_digest.as_ref()[..4]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, format!("{title} {mark}"));
+    name
 }
 
 fn serial_number(serial: Serial) -> SerialNumber {

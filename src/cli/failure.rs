@@ -166,6 +166,7 @@ impl From<HistoryError> for Failure {
             | HistoryError::Checkpoint(_)
             | HistoryError::Unproven { .. } => Self::log(error),
             HistoryError::Unreadable { .. } | HistoryError::Damaged { .. } => Self::config(error),
+            HistoryError::Config(error) => error.into(),
             HistoryError::Api(error) => error.into(),
             HistoryError::File(error) => error.into(),
         }

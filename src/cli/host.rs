@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::ClientArgs;
 use super::failure::Failure;
 use super::output::{Table, both, clean, print, print_json};
+use crate::audit::VerifierKey;
 use crate::client::{Query, ServerUrl};
 use crate::host::{
     HostError, Joining, PostgresSettings, SshSettings, Synced, What, join, leave, sync,
@@ -155,6 +156,10 @@ pub(super) struct Sync {
     /// Show what would change, and change nothing
     #[arg(long, conflicts_with = "watch")]
     dry_run: bool,
+    /// Believe in this key of the CA's log, whatever was known before: only after the log's key was
+    /// revoked, and only a key that comes from the CA's administrators
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["watch", "dry_run"])]
+    log_key: Option<VerifierKey>,
     /// Go on, again and again
     #[arg(long)]
     watch: bool,
@@ -326,12 +331,12 @@ fn read_token(file: &Path) -> Result<String, Failure> {
 fn synced(args: &Sync) -> Result<(), Failure> {
     let folder = &args.state.state;
     if !args.watch {
-        let synced = sync(folder, args.dry_run)?;
+        let synced = sync(folder, args.dry_run, args.log_key.clone())?;
         return print(in_words(&synced, args.dry_run));
     }
     let mut said = String::new();
     loop {
-        let text = match sync(folder, false) {
+        let text = match sync(folder, false, None) {
             Ok(synced) => in_words(&synced, false),
             Err(error) => format!("hallpass: {}\n", clean(&error.to_string())),
         };

@@ -1,6 +1,6 @@
 use std::fmt::{self, Write};
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use base64::Engine;
@@ -13,8 +13,7 @@ use time::format_description::well_known::Rfc2822;
 use ureq::http::{Request, Response};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
-use super::{Connection, KeyError, ServerUrl, SigningKey, now};
-use crate::audit::VerifierKey;
+use super::{Connection, KeyError, LogKeys, ServerUrl, SigningKey, now};
 use crate::identity::{Proof, REQUEST_NAMESPACE, request_message};
 use crate::keys::{SignError, random_bytes};
 use crate::model::{Problem, SignedTrust, Timestamp, TrustBundle};
@@ -32,7 +31,8 @@ pub struct Api {
     agent: ureq::Agent,
     url: ServerUrl,
     audience: String,
-    log_key: VerifierKey,
+    /// Others may become known while it is in use.
+    log: RwLock<LogKeys>,
     key: SigningKey,
 }
 
@@ -44,7 +44,7 @@ impl Api {
             agent,
             url: connection.url.clone(),
             audience: connection.pin.to_string(),
-            log_key: connection.log_key.clone(),
+            log: RwLock::new(connection.log.clone()),
             key,
         }
     }
@@ -59,9 +59,14 @@ impl Api {
         &self.audience
     }
 
-    /// The key that signs the checkpoints of the CA's log.
-    pub fn log_key(&self) -> &VerifierKey {
-        &self.log_key
+    /// The keys that sign the checkpoints of the CA's log, as far as they are known.
+    pub fn log_keys(&self) -> LogKeys {
+        let known = self.log.read().unwrap_or_else(PoisonError::into_inner);
+        known.clone()
+    }
+
+    pub(super) fn know_log_keys(&self, keys: LogKeys) {
+        *self.log.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
     /// The key that signs the requests.
@@ -75,6 +80,14 @@ impl Api {
     /// When there is no good answer.
     pub fn trust(&self) -> Result<TrustBundle, ApiError> {
         trust(&self.agent, &self.url)
+    }
+
+    /// The same, signed by the keys of its log. Nobody has checked that.
+    ///
+    /// # Errors
+    /// When there is no good answer.
+    pub fn signed_trust(&self) -> Result<SignedTrust, ApiError> {
+        signed_trust_from(&self.agent, &self.url)
     }
 
     /// Asks for something that is text.
@@ -266,11 +279,14 @@ pub fn signed_trust(url: &ServerUrl) -> Result<SignedTrust, ApiError> {
         .disable_verification(true)
         .unversioned_rustls_crypto_provider(Arc::new(tls13_provider()))
         .build();
-    let agent = configured(tls);
+    signed_trust_from(&configured(tls), url)
+}
+
+fn signed_trust_from(agent: &ureq::Agent, url: &ServerUrl) -> Result<SignedTrust, ApiError> {
     let request = Request::get(format!("{url}/v1/trust/signed"))
         .body(Vec::new())
         .map_err(|error| ApiError::strange(url, error))?;
-    let answer = body(url, run(&agent, url, request)?)?;
+    let answer = body(url, run(agent, url, request)?)?;
     serde_json::from_slice(&answer).map_err(|error| ApiError::strange(url, error))
 }
 

@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 
 use super::files::{self, FileError};
-use super::{Pin, ServerUrl};
+use super::{LogKeys, Pin, ServerUrl};
 use crate::audit::VerifierKey;
 use crate::certificate::fingerprint;
 use crate::model::{Timestamp, TrustBundle};
@@ -27,8 +27,8 @@ pub struct Connection {
     pub pin: Pin,
     /// The root certificates that are trusted, that one among them, in PEM.
     pub root_pem: String,
-    /// The key that signs the checkpoints of the CA's log.
-    pub log_key: VerifierKey,
+    /// The keys that sign the checkpoints of the CA's log.
+    pub log: LogKeys,
     /// The key that signs requests: a private key, or a public one whose private key is in the
     /// agent.
     pub ssh_key: PathBuf,
@@ -41,6 +41,12 @@ struct ClientToml {
     url: ServerUrl,
     fingerprint: Pin,
     log_key: VerifierKey,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    log_keys: Vec<VerifierKey>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    log_keys_before: Vec<VerifierKey>,
+    #[serde(default)]
+    log_keys_version: u64,
     ssh_key: PathBuf,
 }
 
@@ -129,7 +135,12 @@ impl ConfigFolder {
             url: stored.url,
             pin: stored.fingerprint,
             root_pem,
-            log_key: stored.log_key,
+            log: LogKeys {
+                first: stored.log_key,
+                others: stored.log_keys,
+                before: stored.log_keys_before,
+                version: stored.log_keys_version,
+            },
             ssh_key: stored.ssh_key,
         })
     }
@@ -157,8 +168,11 @@ impl ConfigFolder {
         let text = toml::to_string(&ClientToml {
             url: connection.url.clone(),
             fingerprint: connection.pin.clone(),
-            log_key: connection.log_key.clone(),
             ssh_key: connection.ssh_key.clone(),
+            log_key: connection.log.first.clone(),
+            log_keys: connection.log.others.clone(),
+            log_keys_before: connection.log.before.clone(),
+            log_keys_version: connection.log.version,
         })
         .map_err(|error| FileError::new(&path, io::Error::other(error)))?;
         files::replace(&path, text.as_bytes())
@@ -192,6 +206,42 @@ impl ConfigFolder {
         }
         files::replace(&self.root_pem(), roots.as_bytes())?;
         Ok(())
+    }
+
+    /// Takes in the log's keys that a bundle names which a known one has signed. Gives those that are
+    /// known then.
+    ///
+    /// # Errors
+    /// When they can't be written.
+    pub fn follow_log(&self, trust: &TrustBundle) -> Result<LogKeys, ConfigError> {
+        let known = self.load()?;
+        match known.log.followed(trust) {
+            Some(log) => {
+                self.store_toml(&Connection {
+                    log: log.clone(),
+                    ..known
+                })?;
+                Ok(log)
+            }
+            None => Ok(known.log),
+        }
+    }
+
+    /// Believes in that key of the log alone, whatever was known.
+    ///
+    /// # Errors
+    /// When it is of another log, or can't be written.
+    pub fn believe_in(&self, key: VerifierKey) -> Result<(), ConfigError> {
+        let known = self.load()?;
+        let name = known.log.first().name();
+        if key.name() != name || key.kind() != known.log.first().kind() {
+            return Err(ConfigError::OtherLog {
+                log: key.name().to_owned(),
+                expected: name.to_owned(),
+            });
+        }
+        let log = key.into();
+        Ok(self.store_toml(&Connection { log, ..known })?)
     }
 
     /// Makes `known_hosts` say what the CA says, when it does not yet.
@@ -275,6 +325,14 @@ pub enum ConfigError {
         path: PathBuf,
         /// What and where.
         detail: String,
+    },
+    /// A key of another log.
+    #[error("this is a key of {log}, and the CA's log is {expected}")]
+    OtherLog {
+        /// Whose it is.
+        log: String,
+        /// Whose it should be.
+        expected: String,
     },
     /// What the CA says can't be kept.
     #[error(transparent)]

@@ -13,9 +13,9 @@ use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore};
 use super::api::{self, tls13_provider, untrusted};
 use super::verifier::{CertificateRule, RuleVerifier};
 use super::{
-    ApiError, ConfigFolder, Connection, FileError, KeyError, Pin, ServerUrl, SigningKey, agent,
+    ApiError, ConfigFolder, Connection, FileError, KeyError, LogKeys, Pin, ServerUrl, SigningKey,
+    agent,
 };
-use crate::audit::IllegalKey;
 use crate::certificate::{fingerprint, parse_public_key};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,13 +58,10 @@ pub fn connect_in(
     let agent = api::agent(&root_pem);
     let trust = api::trust(&agent, &url)?;
     let connection = Connection {
-        log_key: trust
-            .log
-            .parse()
-            .map_err(|error: IllegalKey| ApiError::Strange {
-                url: url.clone(),
-                what: format!("the log's key: {error}"),
-            })?,
+        log: LogKeys::named(&trust).map_err(|error| ApiError::Strange {
+            url: url.clone(),
+            what: format!("the log's key: {error}"),
+        })?,
         url,
         pin,
         root_pem,

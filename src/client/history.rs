@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::files::{self, FileError};
-use super::{Api, ApiError, ConfigFolder, Query, now};
+use super::{Api, ApiError, ConfigError, ConfigFolder, Query, now};
 use crate::audit::{Checkpoint, CheckpointError, Hash, Hashes, ProofError, VerifierKey};
 use crate::model::{CertificateAnswer, ConsistencyProof};
 
@@ -22,8 +22,34 @@ impl<'a> History<'a> {
         Self { folder, api }
     }
 
-    fn key(&self) -> &VerifierKey {
-        self.api.log_key()
+    /// The log's keys of which one must have signed a note. One that is not signed by exactly those
+    /// that are known tells that they are others by now, which the CA is asked to prove.
+    ///
+    /// # Errors
+    /// When newer ones can't be kept.
+    pub fn keys_of(&self, note: &str) -> Result<Vec<VerifierKey>, HistoryError> {
+        let known = self.api.log_keys();
+        let as_known = Checkpoint::unchecked(note)
+            .is_ok_and(|checkpoint| checkpoint.is_signed_by_exactly(&known.now()));
+        if as_known {
+            return Ok(known.now());
+        }
+        self.follow_keys()?;
+        Ok(self.api.log_keys().now())
+    }
+
+    /// Takes over the keys of the log that a known one vouches for. Without a proof, there is nothing
+    /// but what is known.
+    ///
+    /// # Errors
+    /// When newer ones can't be kept.
+    pub fn follow_keys(&self) -> Result<(), HistoryError> {
+        if let Ok(signed) = self.api.signed_trust()
+            && let Some(trust) = self.api.log_keys().believe(&signed)
+        {
+            self.api.know_log_keys(self.folder.follow_log(&trust)?);
+        }
+        Ok(())
     }
 
     /// Checks that a certificate is in the log, and that this log continues the one seen before.
@@ -124,7 +150,7 @@ impl<'a> History<'a> {
     }
 
     fn open(&self, note: &str) -> Result<Checkpoint, HistoryError> {
-        Checkpoint::open(note, self.key()).map_err(HistoryError::Checkpoint)
+        Checkpoint::open(note, self.keys_of(note)?).map_err(HistoryError::Checkpoint)
     }
 
     /// The newest checkpoint that was seen.
@@ -135,7 +161,8 @@ impl<'a> History<'a> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(HistoryError::Unreadable { path, source }),
         };
-        match Checkpoint::open(&note, self.key()) {
+        // It was checked when it was new.
+        match Checkpoint::open(&note, self.api.log_keys().ever()) {
             Ok(checkpoint) => Ok(Some(checkpoint)),
             Err(source) => Err(HistoryError::Damaged { path, source }),
         }
@@ -183,8 +210,8 @@ pub enum HistoryError {
     },
     /// A checkpoint that is not the log's.
     #[error(
-        "the CA's checkpoint of its log can't be believed: {0}; if the CA was made anew, run \
-         `hallpass connect` again"
+        "the CA's checkpoint of its log can't be believed: {0}; if the CA was made anew, or the \
+         log's key was revoked, run `hallpass connect` again"
     )]
     Checkpoint(CheckpointError),
     /// A proof that does not hold.
@@ -203,6 +230,9 @@ pub enum HistoryError {
         /// Why.
         source: io::Error,
     },
+    /// The log's newer keys can't be kept.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// What was remembered is not the log's.
     #[error(
         "{path} should be the newest checkpoint of the CA's log that was seen here: {source}; run \

@@ -61,7 +61,8 @@ pub enum HostError {
     /// The CA's word for what to trust is not signed by its log's key.
     #[error(
         "the CA's trust bundle is not signed by its log's key, and is not taken: tell the CA's \
-         administrators"
+         administrators. If they have revoked that key, they give you the new one for `hallpass \
+         host sync --log-key KEY`"
     )]
     Unsigned,
     /// The CA gave an older bundle than before.

@@ -12,6 +12,7 @@ use ssh_key::Certificate;
 use super::HostError;
 use super::change::{self, Change, What};
 use super::settings::{PostgresSettings, Settings, SshSettings, State};
+use crate::audit::VerifierKey;
 use crate::certificate::fingerprint;
 use crate::client::{
     Api, ApiError, Pin, ServerUrl, SigningKey, Subject, connect_in, now, signed_trust,
@@ -91,14 +92,19 @@ pub fn join(folder: &Path, joining: Joining) -> Result<Settings, HostError> {
     Ok(settings)
 }
 
-/// Brings the host up to date and confirms it, or with `dry` says what it would do.
+/// Brings the host up to date and confirms it, or with `dry` says what it would do. With a key of
+/// the log, believes in what that has signed, whatever was known before.
 ///
 /// # Errors
 /// When something can't be brought up to date. What is in place then still works.
-pub fn sync(folder: &Path, dry: bool) -> Result<Synced, HostError> {
+pub fn sync(folder: &Path, dry: bool, log_key: Option<VerifierKey>) -> Result<Synced, HostError> {
     let state = State::lock(folder)?;
     let mut settings = state.load()?;
     let mut api = open(&state)?;
+    if let Some(key) = log_key {
+        state.config().believe_in(key)?;
+        api = open(&state)?;
+    }
     let known: HostState = match api.get("/v1/host") {
         Err(ApiError::Untrusted { .. }) => {
             take_new_roots(&state, &api, &mut settings)?;
@@ -130,6 +136,7 @@ pub fn sync(folder: &Path, dry: bool) -> Result<Synced, HostError> {
         return Ok(synced);
     }
     state.config().take_trust(&trust)?;
+    state.config().follow_log(&trust)?;
     if settings.trust != trust.version {
         settings.trust = trust.version;
         state.store(&settings)?;
@@ -198,20 +205,14 @@ fn take_new_roots(state: &State, api: &Api, settings: &mut Settings) -> Result<(
         api.get::<HostState>("/v1/host")?;
     }
     state.config().take_trust(&trust)?;
+    state.config().follow_log(&trust)?;
     settings.trust = trust.version;
     state.store(settings)
 }
 
 /// The trust bundle, once it is known to be the CA's and none of before.
 fn trusted(api: &Api, settings: &Settings, signed: &SignedTrust) -> Result<TrustBundle, HostError> {
-    if !api
-        .log_key()
-        .signed_statement(&signed.bundle, &signed.signature)
-    {
-        return Err(HostError::Unsigned);
-    }
-    let trust: TrustBundle =
-        serde_json::from_str(&signed.bundle).map_err(|_| HostError::Unsigned)?;
+    let trust = api.log_keys().believe(signed).ok_or(HostError::Unsigned)?;
     if trust.version < settings.trust {
         return Err(HostError::RolledBack {
             has: settings.trust,

@@ -313,11 +313,12 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [KeyKind; 4] = [
+    const KINDS: [KeyKind; 5] = [
         KeyKind::SshUser,
         KeyKind::SshHost,
         KeyKind::X509Root,
         KeyKind::X509Issuing,
+        KeyKind::Log,
     ];
 
     fn id(kind: KeyKind, number: u32) -> KeyId {

@@ -12,6 +12,7 @@ mod opener;
 mod ownership;
 mod passphrase;
 mod process;
+mod requested;
 mod scrub;
 mod seal;
 mod secret_file;

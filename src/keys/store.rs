@@ -37,7 +37,7 @@ fn public_ending(kind: KeyKind) -> &'static str {
 /// `KIND-N.pem` (a certificate) or `KIND-N.vkey` (a verifier key of C2SP signed-note). For a key in
 /// a PKCS#11 token, `KIND-N.token` says where it is.
 pub struct KeyStore {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     unsealer: Unsealer,
     sealer: Sealer,
     token: Option<TokenKeys>,
@@ -129,10 +129,7 @@ impl KeyStore {
         id: KeyId,
         public: impl FnOnce(&Arc<Signer>) -> Result<String, E>,
     ) -> Result<OpenedKey, E> {
-        let made = match self.algorithm_in_token(id)? {
-            Some(algorithm) => self.generate_in_token(id, algorithm)?,
-            None => self.generate_sealed(id)?,
-        };
+        let made = self.make(id)?;
         let signer = Arc::new(made.signer);
         let public = public(&signer)?;
         // What a crash left must not be taken for the key.
@@ -145,6 +142,14 @@ impl KeyStore {
             public,
             public_path,
         })
+    }
+
+    /// A key that nothing is written of yet.
+    pub(super) fn make(&self, id: KeyId) -> Result<Made, StoreError> {
+        match self.algorithm_in_token(id)? {
+            Some(algorithm) => self.generate_in_token(id, algorithm),
+            None => self.generate_sealed(id),
+        }
     }
 
     fn generate_sealed(&self, id: KeyId) -> Result<Made, StoreError> {
@@ -222,19 +227,22 @@ impl KeyStore {
         self.sealed_path(id).exists() || self.place_path(id).exists()
     }
 
+    /// Opens a key whose place in the token or whose sealed file is there.
+    pub(super) fn open_at(&self, place: &Path, sealed: &Path) -> Result<Signer, StoreError> {
+        if place.exists() {
+            self.open_in_token(place)
+        } else {
+            self.open_sealed(sealed)
+        }
+    }
+
     /// Opens a key for use.
     ///
     /// # Errors
     /// When a file of it is missing, damaged or readable by others, or its token can't be used.
     pub fn signer(&self, id: KeyId) -> Result<OpenedKey, StoreError> {
-        let place = self.place_path(id);
-        let signer = if place.exists() {
-            self.open_in_token(&place)?
-        } else {
-            self.open_sealed(&self.sealed_path(id))?
-        };
         Ok(OpenedKey {
-            signer: Arc::new(signer),
+            signer: Arc::new(self.open_at(&self.place_path(id), &self.sealed_path(id))?),
             public: self.public(id)?,
             public_path: self.public_path(id),
         })
@@ -278,26 +286,53 @@ impl KeyStore {
         fs::read_to_string(&path).map_err(|source| unreadable(&path, source))
     }
 
-    fn sealed_path(&self, id: KeyId) -> PathBuf {
+    /// The public parts of all keys of a kind that are there, from the first on.
+    ///
+    /// # Errors
+    /// When there is not even a first, or a file can't be read.
+    pub fn publics_in(folder: &Path, kind: KeyKind) -> Result<Vec<(KeyId, String)>, StoreError> {
+        let mut id = KeyId::first(kind);
+        let mut found = vec![(id, Self::public_in(folder, id)?)];
+        loop {
+            id.number += 1;
+            match Self::public_in(folder, id) {
+                Ok(public) => found.push((id, public)),
+                Err(StoreError::Missing { .. }) => return Ok(found),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(super) fn sealed_path(&self, id: KeyId) -> PathBuf {
         self.folder.join(format!("{id}.age"))
     }
 
-    fn place_path(&self, id: KeyId) -> PathBuf {
+    pub(super) fn place_path(&self, id: KeyId) -> PathBuf {
         self.folder.join(format!("{id}.token"))
     }
 
-    fn public_path(&self, id: KeyId) -> PathBuf {
+    pub(super) fn public_path(&self, id: KeyId) -> PathBuf {
         public_path(&self.folder, id)
     }
 }
 
 /// A new key, and what is written of it where.
-struct Made {
-    signer: Signer,
+pub(super) struct Made {
+    pub(super) signer: Signer,
     path: PathBuf,
-    content: Vec<u8>,
+    pub(super) content: Vec<u8>,
     /// Where a key of that id would be if it were the other way round, in a file or in the token.
     other_path: PathBuf,
+}
+
+impl Made {
+    /// How the file ends that says what is written of it.
+    pub(super) fn ending(&self) -> &'static str {
+        match self.path.extension() {
+            Some(ending) if ending == "token" => "token",
+            _ => "age",
+        }
+    }
 }
 
 const NO_TOKEN: &str =
@@ -379,7 +414,7 @@ pub(super) fn sync_folder(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Removes a file, if there is one.
-fn remove(path: &Path) -> Result<(), StoreError> {
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StoreError::File {
             path: path.to_owned(),
@@ -507,6 +542,17 @@ pub enum StoreError {
     Resealing {
         /// The folder.
         path: PathBuf,
+    },
+    /// No request waits for a certificate.
+    #[error(
+        "no request for a certificate waits in {folder}: `hallpass key csr {kind}` makes one; what \
+         was installed is in `hallpass key list`"
+    )]
+    NoRequest {
+        /// The folder.
+        folder: PathBuf,
+        /// Of what kind.
+        kind: KeyKind,
     },
     /// No key could be made.
     #[error(transparent)]

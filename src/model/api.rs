@@ -127,6 +127,10 @@ pub struct TrustBundle {
     pub ssh_revoked: Vec<String>,
     /// The verifier key of the audit log's checkpoints (C2SP signed-note).
     pub log: String,
+    /// All verifier keys that sign the log's checkpoints and signed bundles now, that one first:
+    /// more than one while it is rotated.
+    #[serde(default)]
+    pub log_keys: Vec<String>,
 }
 
 /// A CA key and where it stands.

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,6 +28,8 @@ const REMIND_EVERY: Duration = Duration::from_secs(600);
 pub struct Witnesses {
     asked: Vec<Asked>,
     cosigned: Mutex<Cosigned>,
+    /// The key of the log that comes, by the witnesses that cosign what it signs alone.
+    knows: Mutex<BTreeMap<String, VerifierKey>>,
     /// The checkpoint that is offered.
     offer: watch::Sender<Option<Checkpoint>>,
 }
@@ -64,17 +67,29 @@ impl Witnesses {
         self.asked.iter().map(|witness| &witness.key)
     }
 
-    /// Takes up what was cosigned before the last stop.
+    /// The names of those that don't cosign yet what that key of the log signs alone.
+    pub fn strangers_to(&self, log: &VerifierKey) -> Vec<String> {
+        let knows = self.knows.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = self.keys().map(VerifierKey::name);
+        names
+            .filter(|name| knows.get(*name) != Some(log))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Takes up what was cosigned before the last stop, of checkpoints that one of these keys of the
+    /// log signed.
     ///
     /// # Errors
     /// When the database can't be read.
-    pub fn restore(&self, reader: &Reader, log: &VerifierKey) -> Result<(), StoreError> {
+    pub fn restore(&self, reader: &Reader, log: &[VerifierKey]) -> Result<(), StoreError> {
         for key in self.keys() {
             let name = key.name();
             let Some(note) = reader.cosigned(name)? else {
                 continue;
             };
-            let found = bare(&note, log).and_then(|checkpoint| {
+            let found = Checkpoint::unchecked(&note).ok().and_then(|checkpoint| {
+                let checkpoint = checkpoint.with_only(log)?;
                 let line = its_line(&checkpoint, &note, key)?;
                 Some((checkpoint, line))
             });
@@ -106,8 +121,15 @@ impl Witnesses {
         }
     }
 
-    /// Asks one witness for as long as the log is open.
-    pub async fn ask(&self, place: usize, log: &Log, reader: &Reader) {
+    /// Asks one witness for as long as the log is open. `coming` gives the key that the log is about
+    /// to be signed with alone, while there are several.
+    pub async fn ask(
+        &self,
+        place: usize,
+        log: &Log,
+        reader: &Reader,
+        coming: impl Fn() -> Option<VerifierKey>,
+    ) {
         let Some(witness) = self.asked.get(place) else {
             return;
         };
@@ -128,7 +150,7 @@ impl Witnesses {
                 }
                 let begun = Instant::now();
                 let outcome = self
-                    .ask_once(witness, &checkpoint, &standing, log, reader)
+                    .ask_once(witness, &checkpoint, &standing, log, reader, coming())
                     .await;
                 let end = log
                     .newest()
@@ -144,6 +166,16 @@ impl Witnesses {
         }
     }
 
+    /// Notes which key of the log a witness knows that comes.
+    fn note(&self, witness: &Asked, coming: Option<VerifierKey>) {
+        let mut knows = self.knows.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = witness.key.name();
+        match coming {
+            Some(coming) => knows.insert(name.to_owned(), coming),
+            None => knows.remove(name),
+        };
+    }
+
     async fn ask_once(
         &self,
         witness: &Asked,
@@ -151,16 +183,38 @@ impl Witnesses {
         standing: &Standing,
         log: &Log,
         reader: &Reader,
+        coming: Option<VerifierKey>,
     ) -> Result<Progress, Trouble> {
         let (old, new) = (standing.known, checkpoint.size);
         let proof = tokio::task::block_in_place(|| reader.consistency(old, new))?;
-        let asked = AddCheckpoint {
-            old,
-            proof: Hashes(proof.0),
-            note: checkpoint.note().to_owned(),
+        let ask = |checkpoint: &Checkpoint| {
+            let asked = AddCheckpoint {
+                old,
+                proof: Hashes(proof.0.clone()),
+                note: checkpoint.note().to_owned(),
+            };
+            call(&witness.caller, asked)
         };
-        match call(&witness.caller, asked).await? {
+        // A cosignature is over the text alone, so it is good whoever else signed that.
+        let alone = coming.as_ref().map(std::slice::from_ref);
+        let alone = alone.and_then(|coming| checkpoint.with_only(coming));
+        let mut said = None;
+        if let Some(alone) = alone {
+            match ask(&alone).await? {
+                Said::Refused(403, _) => self.note(witness, None),
+                other => said = Some(other),
+            }
+        }
+        let knows = said.is_some();
+        let said = match said {
+            Some(said) => said,
+            None => ask(checkpoint).await?,
+        };
+        match said {
             Said::Cosigned(lines) => {
+                if knows {
+                    self.note(witness, coming);
+                }
                 let line = its_line(checkpoint, &lines, &witness.key).ok_or(Trouble::NotItsKey)?;
                 let name = &standing.name;
                 let cosigned = self.cosigned().add(name, checkpoint, &line);
@@ -195,16 +249,6 @@ impl Witnesses {
             Said::Refused(status, text) => Err(Trouble::Refused(status, text)),
         }
     }
-}
-
-/// The checkpoint of a note with the log's own signature alone.
-fn bare(note: &str, log: &VerifierKey) -> Option<Checkpoint> {
-    let whole = Checkpoint::open(note, log).ok()?;
-    let mut signatures = note.lines().filter(|line| line.starts_with('\u{2014}'));
-    signatures.find_map(|line| {
-        let text = whole.text();
-        Checkpoint::open(&format!("{text}\n{line}\n"), log).ok()
-    })
 }
 
 /// The line under a checkpoint that is this witness's, and right.

@@ -20,6 +20,8 @@ mod hosts;
 mod identity;
 mod import;
 mod independent;
+mod log_key;
+mod offline_root;
 mod path;
 mod person;
 mod policy;

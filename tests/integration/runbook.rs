@@ -13,7 +13,7 @@ use age::secrecy::ExposeSecret;
 use regex::Regex;
 use serde_json::Value;
 
-use crate::support::{Ca, Home, Host, Person, Ran, program, short_lived, wait_until};
+use crate::support::{Ca, Home, Host, Person, Ran, Witness, program, short_lived, wait_until};
 
 const PAGE: &str = include_str!("../../docs/rotation.md");
 const URL: &str = "https://ca.example.org:8443";
@@ -116,6 +116,8 @@ struct World {
     bob: Person,
     carol: Person,
     hosts: [Host; 2],
+    /// None while it is told something.
+    witness: Option<Witness>,
     /// What the last invitation printed.
     token: String,
     /// Whom the keys are sealed to as well.
@@ -124,7 +126,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let ca = Ca::on(short_lived(LIFE, LIFE));
+        let home = short_lived(LIFE, LIFE);
+        let witness = Witness::start("witness.example.org", &[&home.log_key()]);
+        home.ask(&witness.url, &witness.home.key);
+        let ca = Ca::on(home);
         let alice = ca.admin();
         let bob = ca.enrol("bob", &["administrators"]);
         let carol = ca.enrol("carol", &["on-call"]);
@@ -154,6 +159,7 @@ impl World {
             bob,
             carol,
             hosts,
+            witness: Some(witness),
             token: String::new(),
             vault: vault.to_public().to_string(),
         }
@@ -172,11 +178,21 @@ impl World {
                 self.systemctl(verb);
                 Ran::of(&mut Command::new("true"))
             }
+            ("witness", ["systemctl", "restart", "hallpass-witness"]) => {
+                self.tell_witness();
+                Ran::of(&mut Command::new("true"))
+            }
+            ("root", ["openssl" | "printf", ..]) => {
+                Ran::of(shell(Command::new("sh"), &line).current_dir(&self.folder))
+            }
             ("ca", [verb, ..]) => {
                 if step.line.starts_with("hallpass restore ") {
                     self.lose_machine();
                 }
-                assert!(["hallpass", "cp", "mv", "rm"].contains(verb), "{line}");
+                assert!(
+                    ["hallpass", "cat", "cp", "mv", "rm"].contains(verb),
+                    "{line}"
+                );
                 let mut command = shell(Command::new("sh"), &line);
                 command
                     .env("HALLPASS_HOME", self.folder.join("home"))
@@ -222,7 +238,11 @@ impl World {
                         "server-operator --purpose incident --reason x",
                         "patients-read --purpose incident --reason INC-1",
                     ] {
-                        self.carol.request(ask);
+                        let ran = self
+                            .carol
+                            .hallpass(["request"].into_iter().chain(ask.split(' ')));
+                        // Nobody enrolled her with the CA that was made anew.
+                        assert!([0, 77].contains(&ran.code), "{ran:?}");
                     }
                 }
                 if !refused && !words.contains(&"--force") {
@@ -290,7 +310,10 @@ impl World {
         } else {
             self.fingerprint()
         };
-        line.replace("SHA256:...", &fingerprint)
+        line.replace("SHA256:...", &fingerprint).replace(
+            "--log-key hallpass/...",
+            &format!("--log-key {}", self.log_key()),
+        )
     }
 
     /// What people pin: the newest root's.
@@ -307,6 +330,17 @@ impl World {
         let line = out.lines().find(|line| line.starts_with("fingerprint"));
         let (_, fingerprint) = line.unwrap().rsplit_once(' ').unwrap();
         fingerprint.to_owned()
+    }
+
+    /// The newest key of the log, as it lies on the CA's machine.
+    fn log_key(&self) -> String {
+        let keys = self.folder.join("home/keys");
+        let key = (1..)
+            .map(|number| keys.join(format!("log-{number}.vkey")))
+            .take_while(|path| path.exists())
+            .last();
+        let key = key.map(|path| fs::read_to_string(path).unwrap());
+        key.unwrap_or_default().trim().to_owned()
     }
 
     fn connect_alice(&self) {
@@ -329,6 +363,16 @@ impl World {
 
     fn policy(&self) -> PathBuf {
         self.folder.join("home/policies/recovery.cedar")
+    }
+
+    /// Its operator lists the keys that the log has, and starts it again.
+    fn tell_witness(&mut self) {
+        let keys = self.alice.hallpass(["key", "export-public", "log"]).ok();
+        let witness = self.witness.take().unwrap();
+        let address = witness.address().to_owned();
+        let home = witness.stop();
+        home.follow(&keys.lines().collect::<Vec<_>>());
+        self.witness = Some(Witness::at(home, &address));
     }
 
     /// The policy that the page shows.

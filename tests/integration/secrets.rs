@@ -6,8 +6,9 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::str::FromStr;
 
 use age::{scrypt, x25519};
@@ -15,7 +16,9 @@ use flate2::read::GzDecoder;
 use regex::bytes::{Regex, RegexBuilder};
 use ring::digest::{SHA512, digest};
 
-use crate::support::{Ca, Home, PASSPHRASE, Person, Ran, is_root, program, short_lived};
+use crate::support::{
+    Ca, Home, PASSPHRASE, Person, Ran, is_root, program, short_lived, wait_until,
+};
 
 /// What the CA's own pages must be: locked, not dumped, wiped in children.
 const GUARDED: [&str; 3] = ["lo", "dd", "wf"];
@@ -142,6 +145,67 @@ fn no_core_is_dumped_even_when_the_limit_is_raised() {
     ca.signal(libc::SIGABRT);
     let ended = ca.ended();
     assert_eq!(ended.signal(), Some(libc::SIGABRT));
+    assert!(!ended.core_dumped());
+    assert_eq!(files(folder.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_server_that_crashes_leaves_no_core_where_another_program_leaves_one() {
+    let folder = crate::support::Folder::new();
+    let unlimited = |command: &mut Command| {
+        command.current_dir(folder.path());
+        // SAFETY: both calls are safe between fork and exec, and the struct lives through them.
+        unsafe {
+            command.pre_exec(|| {
+                let mut limit = libc::rlimit {
+                    rlim_cur: 0,
+                    rlim_max: 0,
+                };
+                libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit);
+                limit.rlim_cur = limit.rlim_max;
+                libc::setrlimit(libc::RLIMIT_CORE, &raw const limit);
+                Ok(())
+            });
+        }
+    };
+    let core_limit = |pid: u32| {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find(|line| line.contains("core file"));
+        let words: Vec<String> = line
+            .unwrap()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect();
+        words[4..6].to_vec()
+    };
+    let mut other = Command::new("sleep");
+    other.arg("60");
+    unlimited(&mut other);
+    let mut other = other.spawn().unwrap();
+    let allowed = core_limit(other.id());
+    // SAFETY: our own child, not waited for yet.
+    unsafe { libc::kill(i32::try_from(other.id()).unwrap(), libc::SIGSEGV) };
+    let ended = other.wait().unwrap();
+    assert_eq!(ended.signal(), Some(libc::SIGSEGV));
+    // Where the system pipes cores to a program, or a limit can't be raised, there is no file either.
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    if allowed[0] != "0" && !pattern.starts_with(['|', '/']) {
+        assert!(ended.core_dumped(), "{allowed:?}, {pattern}");
+    }
+    for core in files(folder.path()) {
+        fs::remove_file(core).unwrap();
+    }
+
+    let mut ca = Ca::with(Home::new(), unlimited);
+    assert_eq!(core_limit(ca.pid()), ["0", "0"]);
+    // Rust's own handler takes the first for a stack that is full, finds none, and steps aside.
+    wait_until("its end", || {
+        ca.signal(libc::SIGSEGV);
+        let state = fs::read_to_string(format!("/proc/{}/stat", ca.pid())).unwrap();
+        state.contains(") Z ")
+    });
+    let ended = ca.ended();
+    assert_eq!(ended.signal(), Some(libc::SIGSEGV));
     assert!(!ended.core_dumped());
     assert_eq!(files(folder.path()), Vec::<PathBuf>::new());
 }

@@ -211,6 +211,65 @@ fn a_key_that_follows_one_in_the_token_is_in_it_too_and_of_its_kind() {
 }
 
 #[test]
+fn the_logs_key_and_one_that_waits_for_its_certificate_are_in_the_token_too() {
+    let hsm = SoftHsm::new();
+    let ca = serve(&hsm, hsm.home(&[]));
+    let (admin, bob) = (ca.admin(), ca.enrol("bob", &["on-call"]));
+    admin.hallpass(["key", "rotate", "log"]).ok();
+    assert_eq!(ask_ssh(&ca, &bob).status, 200);
+    for (step, key) in [("activate", "log-2"), ("retire", "log-1")] {
+        let force = ["key", step, key, "--force", "nobody uses it yet"];
+        admin.hallpass(force).ok();
+        assert_eq!(ask_ssh(&ca, &bob).status, 200);
+    }
+    let inside = key_files(&ca.home, ".token");
+    assert!(inside.contains("log-2.token"), "{inside:?}");
+    let home = ca.stop();
+    let key = |line: &str| {
+        let mut key = program();
+        let mut words = line.split(' ');
+        key.args(["key", words.next().unwrap(), "--home"])
+            .arg(home.path())
+            .arg("--passphrase-file")
+            .arg(home.folder.join("passphrase"))
+            .args(words)
+            .current_dir(home.folder.path());
+        Ran::of(hsm.lend(&mut key))
+    };
+    key("csr x509-issuing --out issuing.csr").ok();
+    let waits = home.path().join("keys/x509-issuing-request.token");
+    assert!(waits.exists());
+    let extensions = "basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign,cRLSign\n";
+    home.folder.write("extensions", extensions);
+    let root = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 10 -subj /CN=Root \
+                -addext keyUsage=critical,keyCertSign,cRLSign -keyout root.key -out root.crt";
+    let sign = "x509 -req -in issuing.csr -CA root.crt -CAkey root.key -CAcreateserial -days 9 \
+                -extfile extensions -out issuing.crt";
+    for line in [root, sign] {
+        let mut openssl = std::process::Command::new("openssl");
+        let openssl = openssl.args(line.split(' ').filter(|word| !word.is_empty()));
+        Ran::of(openssl.current_dir(home.folder.path())).ok();
+    }
+    key("install x509-issuing issuing.crt --root root.crt").ok();
+    assert!(!waits.exists());
+    assert!(key_files(&home, ".token").contains("x509-issuing-2.token"));
+
+    let ca = serve(&hsm, home);
+    admin.connect(&ca);
+    let force = [
+        "key",
+        "activate",
+        "x509-root-2",
+        "--force",
+        "nobody uses it yet",
+    ];
+    admin.hallpass(force).ok();
+    assert_eq!(ask_x509(&ca, &bob).status, 200);
+    let path = ca.home.path().display().to_string();
+    admin.hallpass(["audit", "verify", "--home", &path]).ok();
+}
+
+#[test]
 fn keys_are_imported_beside_those_in_the_token() {
     let hsm = SoftHsm::new();
     let home = hsm.home(&[]);

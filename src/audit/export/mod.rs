@@ -125,7 +125,10 @@ impl ExportProof {
     ///
     /// # Errors
     /// When it is none of that log.
-    pub fn checkpoint(&self, log: &VerifierKey) -> Result<Checkpoint, CheckpointError> {
+    pub fn checkpoint(
+        &self,
+        log: impl AsRef<[VerifierKey]>,
+    ) -> Result<Checkpoint, CheckpointError> {
         Checkpoint::open(&self.note, log)
     }
 

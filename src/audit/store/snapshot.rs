@@ -58,7 +58,7 @@ impl Snapshot {
     /// When anything does not fit.
     pub fn adopt(
         database: &Path,
-        log: &VerifierKey,
+        log: &[VerifierKey],
         backup: Timestamp,
         nonces_expire: Timestamp,
     ) -> Result<u64, StoreError> {

@@ -175,7 +175,7 @@ impl Store {
 
     /// Reads where the log ends, and checks that entries follow each other without a gap and that
     /// the tree is the one that the newest checkpoint was signed for.
-    pub(in crate::audit) fn end(&self, log: &VerifierKey) -> Result<End, StoreError> {
+    pub(in crate::audit) fn end(&self, log: &[VerifierKey]) -> Result<End, StoreError> {
         let unreadable = |error| unreadable(&self.path, error);
         let length = self.length()?;
         let checkpoint = stored_checkpoint(&self.connection)

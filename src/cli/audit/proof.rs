@@ -17,6 +17,9 @@ use crate::model::Timestamp;
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  hallpass audit key > hallpass.vkey")]
 pub(in crate::cli) struct Key {
+    /// Also the one that takes its place or that it took the place of, while the key is rotated
+    #[arg(long)]
+    all: bool,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -81,7 +84,12 @@ pub(in crate::cli) struct VerifyProof {
 
 pub(super) fn key(args: &Key) -> Result<(), Failure> {
     let (_, api) = args.client.open()?;
-    print(format!("{}\n", api.log_key()))
+    let known = api.log_keys();
+    if !args.all {
+        return print(format!("{}\n", known.first()));
+    }
+    let keys = known.now().into_iter();
+    print(keys.map(|key| format!("{key}\n")).collect::<String>())
 }
 
 pub(super) fn checkpoint(args: &Newest) -> Result<(), Failure> {
@@ -102,11 +110,13 @@ pub(super) fn prove(args: &Prove) -> Result<(), Failure> {
     let target = Query::path(&["v1", "log", "proofs", place, &number]).with("witness", names);
     let text = api.get_text(target.as_str())?;
     let proof: EntryProof = text.parse().map_err(Failure::log)?;
-    let checkpoint = proof.check(api.log_key()).map_err(Failure::log)?;
+    let history = History::new(&folder, &api);
+    let keys = history.keys_of(&proof.note)?;
+    let checkpoint = proof.check(&keys).map_err(Failure::log)?;
     for witness in &args.witness {
         cosigned(&checkpoint, witness).map_err(Failure::log)?;
     }
-    History::new(&folder, &api).follow(&checkpoint)?;
+    history.follow(&checkpoint)?;
     match &args.out {
         Some(path) => Ok(write_public(path, text.as_bytes())?),
         None => print(text),
@@ -114,15 +124,12 @@ pub(super) fn prove(args: &Prove) -> Result<(), Failure> {
 }
 
 pub(super) fn verify_proof(args: &VerifyProof) -> Result<(), Failure> {
-    let log = match &args.key {
-        Some(key) => key.clone(),
-        None => ConfigFolder::locate()?.load()?.log_key,
-    };
+    let [log, now] = known(args)?;
     let path = args.file.display();
     let text = std::fs::read_to_string(&args.file)
         .map_err(|error| Failure::no_input(format!("{path}: {error}")))?;
     if ExportProof::is_one(&text) {
-        return verify_export(args, &log, &text);
+        return verify_export(args, [&log, &now], &text);
     }
     let wrong = |error: &dyn std::fmt::Display| Failure::log(format!("{path}: {error}"));
     let proof: EntryProof = text
@@ -133,14 +140,18 @@ pub(super) fn verify_proof(args: &VerifyProof) -> Result<(), Failure> {
         "Proven: entry {} of the {} that {} had.\n",
         proof.index.0,
         checkpoint.size,
-        log.name()
+        log[0].name()
     );
-    let witnessed = witnessed(args, &checkpoint)?;
+    let witnessed = signed_before(&now, &checkpoint).to_owned() + &witnessed(args, &checkpoint)?;
     let entry = serde_json::from_str(&proof.entry).map_err(|error| wrong(&error))?;
     print(format!("{proven}{witnessed}\n{}", in_words(&entry)))
 }
 
-fn verify_export(args: &VerifyProof, log: &VerifierKey, text: &str) -> Result<(), Failure> {
+fn verify_export(
+    args: &VerifyProof,
+    [log, now]: [&[VerifierKey]; 2],
+    text: &str,
+) -> Result<(), Failure> {
     let path = args.file.display();
     let proof: ExportProof = text
         .parse()
@@ -169,7 +180,7 @@ fn verify_export(args: &VerifyProof, log: &VerifierKey, text: &str) -> Result<()
             | ExportError::Unproven(_) => Failure::log(message),
         }
     })?;
-    let witnessed = witnessed(args, &checkpoint)?;
+    let witnessed = signed_before(now, &checkpoint).to_owned() + &witnessed(args, &checkpoint)?;
     let what = match proof.next - proof.first {
         0 => format!("{} has no entries", data.display()),
         1 => format!("{} is entry {}", data.display(), proof.first),
@@ -183,8 +194,27 @@ fn verify_export(args: &VerifyProof, log: &VerifierKey, text: &str) -> Result<()
     print(format!(
         "Proven: {what}, of the {} that {} had.\n{witnessed}",
         checkpoint.size,
-        log.name()
+        log[0].name()
     ))
+}
+
+/// The log's keys to verify with, and those of them that sign now.
+fn known(args: &VerifyProof) -> Result<[Vec<VerifierKey>; 2], Failure> {
+    if let Some(key) = &args.key {
+        return Ok([vec![key.clone()], vec![key.clone()]]);
+    }
+    // What was proven once may be signed by a key that was retired since.
+    let known = ConfigFolder::locate()?.load()?.log;
+    Ok([known.ever(), known.now()])
+}
+
+/// A line when a key signed it that others have taken the place of: whoever got hold of that since
+/// could have signed as well.
+fn signed_before(now: &[VerifierKey], checkpoint: &Checkpoint) -> &'static str {
+    match Checkpoint::open(checkpoint.note(), now) {
+        Ok(_) => "",
+        Err(_) => "Signed by a key that was the log's before.\n",
+    }
 }
 
 /// A line for each witness that is demanded.

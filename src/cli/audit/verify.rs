@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::audit::{
-    Checkpoint, Database, Entries, Expected, Reader, Stored, Verified, VerifierKey, Wrong, verify,
+    Checkpoint, CheckpointError, Database, Entries, Expected, Reader, Stored, Verified,
+    VerifierKey, Wrong, verify,
 };
 use crate::authority::Home;
 use crate::cli::ClientArgs;
 use crate::cli::failure::Failure;
 use crate::cli::output::{both, print};
 use crate::client::{Api, ApiError, History, now};
-use crate::keys::KeyStore;
-use crate::model::{EntryIndex, KeyId, KeyKind, Timestamp};
+use crate::model::{EntryIndex, Timestamp};
 
 /// How long an entry may wait for a witness's cosignature.
 const LAG: Duration = Duration::from_secs(600);
@@ -67,55 +67,72 @@ pub(super) fn run(args: &Verify) -> Result<(), Failure> {
 }
 
 fn in_home(args: &Verify, home: &Home) -> Result<(), Failure> {
-    let key = match &args.key {
-        Some(key) => key.clone(),
-        None => KeyStore::public_in(&home.keys(), KeyId::first(KeyKind::Log))
-            .map_err(Failure::no_input)?
-            .parse()
-            .map_err(Failure::data)?,
+    let keys = match &args.key {
+        Some(key) => vec![key.clone()],
+        None => home.log_keys().map_err(Failure::no_input)?,
     };
     let path = home.database();
     let reader = Reader::open(&path).map_err(Failure::no_input)?;
     let cosigned = args.witness.iter().map(|witness| {
         let note = reader.cosigned(witness.name()).map_err(Failure::no_input)?;
         let none = || Failure::log(format!("{} has not cosigned this log", witness.name()));
-        Checkpoint::open(&note.ok_or_else(none)?, &key)
+        of_log(&note.ok_or_else(none)?, &keys)
             .map_err(|error| Failure::log(format!("what {} saw: {error}", witness.name())))
     });
     let cosigned = cosigned.collect::<Result<Vec<_>, _>>()?;
     let database = Database::open(&path).map_err(Failure::no_input)?;
     let note = database.newest().map_err(Failure::no_input)?;
     let note = note.ok_or_else(|| Failure::log("the log has no checkpoint"))?;
-    let newest = Checkpoint::open(&note, &key)
+    let newest = of_log(&note, &keys)
         .map_err(|error| Failure::log(format!("the newest checkpoint: {error}")))?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let verified = check(args, &database, &newest, &cosigned, &key, threads)?;
+    let verified = check(args, &database, &newest, &cosigned, &keys, threads)?;
     let last = database.last().map_err(Failure::no_input)?;
     // While a server writes, there is more by now, and a newer checkpoint with it.
     let grown = database.newest().map_err(Failure::no_input)? != Some(note);
     if last.is_some_and(|last| last >= newest.size) && !grown {
         return Err(Failure::log(Wrong::Unsigned { index: newest.size }));
     }
-    say(args, &verified, &newest, &cosigned, &key)
+    say(args, &verified, &newest, &cosigned)
 }
 
 fn from_ca(args: &Verify) -> Result<(), Failure> {
     let (folder, api) = args.client.open()?;
-    let key = args.key.clone().unwrap_or_else(|| api.log_key().clone());
     let history = History::new(&folder, &api);
     // Before the newest, which then is not older.
     let cosigned = args.witness.iter().map(|witness| history.cosigned(witness));
     let cosigned = cosigned.collect::<Result<Vec<_>, _>>()?;
     let newest = history.newest()?;
-    if key != *api.log_key() {
-        return Err(Failure::log(format!(
-            "this account is connected to the CA of the log {}, not of {}",
-            api.log_key().name(),
-            key.name()
-        )));
+    let known = api.log_keys();
+    let name = known.first().name();
+    let keys = match &args.key {
+        Some(key) if key.name() != name => {
+            return Err(Failure::log(format!(
+                "this account is connected to the CA of the log {name}, not of {}",
+                key.name()
+            )));
+        }
+        Some(key) => vec![key.clone()],
+        None => known.now(),
+    };
+    let verified = check(args, &Remote(&api), &newest, &cosigned, &keys, 1)?;
+    say(args, &verified, &newest, &cosigned)
+}
+
+/// Reads a checkpoint of a log. Which of its keys should have signed it, only its entries tell.
+fn of_log(note: &str, keys: &[VerifierKey]) -> Result<Checkpoint, CheckpointError> {
+    let checkpoint = Checkpoint::unchecked(note)?;
+    let origin = Checkpoint::origin(note);
+    for key in keys {
+        if key.name() != origin {
+            return Err(CheckpointError::AnotherLog {
+                origin: origin.to_owned(),
+                expected: key.name().to_owned(),
+            });
+        }
+        checkpoint.is_signed_by(key)?;
     }
-    let verified = check(args, &Remote(&api), &newest, &cosigned, &key, 1)?;
-    say(args, &verified, &newest, &cosigned, &key)
+    Ok(checkpoint)
 }
 
 fn check(
@@ -123,7 +140,7 @@ fn check(
     entries: &impl Entries,
     newest: &Checkpoint,
     cosigned: &[Checkpoint],
-    key: &VerifierKey,
+    keys: &[VerifierKey],
     threads: usize,
 ) -> Result<Verified, Failure> {
     let mut earlier = cosigned.to_vec();
@@ -131,8 +148,8 @@ fn check(
         let name = path.display();
         let note = std::fs::read_to_string(path)
             .map_err(|error| Failure::no_input(format!("{name}: {error}")))?;
-        let checkpoint = Checkpoint::open(&note, key)
-            .map_err(|error| Failure::data(format!("{name}: {error}")))?;
+        let checkpoint =
+            of_log(&note, keys).map_err(|error| Failure::data(format!("{name}: {error}")))?;
         if checkpoint.size > newest.size {
             return Err(Failure::log(Wrong::Shorter {
                 entries: newest.size,
@@ -144,7 +161,7 @@ fn check(
     let expected = Expected {
         newest: newest.clone(),
         earlier,
-        key: key.to_string(),
+        keys: keys.to_vec(),
         certificates: !args.no_certificates,
     };
     let mut bar = Bar::new(args.progress, newest.size);
@@ -208,7 +225,6 @@ fn say(
     verified: &Verified,
     newest: &Checkpoint,
     cosigned: &[Checkpoint],
-    key: &VerifierKey,
 ) -> Result<(), Failure> {
     let Verified {
         entries,
@@ -216,7 +232,7 @@ fn say(
     } = verified;
     let mut said = format!(
         "Verified: all {entries} entries of {} with {certificates} certificates, root {}.\n",
-        key.name(),
+        Checkpoint::origin(newest.note()),
         newest.root
     );
     for (witness, checkpoint) in args.witness.iter().zip(cosigned) {

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::authority::{Home, ImportError, KeyImport, KeyImported};
+use crate::authority::{Home, ImportError, Incoming, KeyImport, KeyImported};
 use crate::cli::failure::Failure;
 use crate::cli::output::{print, print_json};
 use crate::cli::passphrase;
 use crate::cli::serve::open_existing_token;
-use crate::keys::{ForeignError, ForeignFile, protect_memory};
+use crate::keys::{ForeignError, ForeignFile, StoreError, protect_memory};
 use crate::model::{KeyKind, Reason};
 
 /// Bring in a CA key that was made elsewhere, while the server is stopped
@@ -85,7 +85,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let key = file.key(args.kind, passphrase.as_ref()).map_err(foreign)?;
     let import = KeyImport {
         kind: args.kind,
-        key,
+        key: Incoming::Foreign(key),
         certificate: args.certificate.map(read).transpose()?,
         root: args.root.map(read).transpose()?,
         activate: args.reason,
@@ -98,10 +98,12 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let imported = runtime
         .block_on(home.import_key(&opener, token, &import))
         .map_err(failure)?;
+    warn(&imported);
     if args.json {
         return print_json(&imported);
     }
-    tell(&imported, &args.file)
+    let kept = args.file.is_file().then_some(args.file.as_path());
+    tell("Imported", &imported, kept)
 }
 
 /// What can't be right, before anything is read.
@@ -124,7 +126,7 @@ fn check_form(kind: KeyKind, certificate: bool, root: bool) -> Result<(), Failur
 }
 
 /// A file of certificates.
-fn read(path: PathBuf) -> Result<(PathBuf, String), Failure> {
+pub(super) fn read(path: PathBuf) -> Result<(PathBuf, String), Failure> {
     const LONGEST: u64 = 1 << 20;
     let name = path.display().to_string();
     let no_input = |error| Failure::no_input(format!("{name}: {error}"));
@@ -141,14 +143,33 @@ fn read(path: PathBuf) -> Result<(PathBuf, String), Failure> {
     Ok((path, String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-fn tell(imported: &KeyImported, file: &Path) -> Result<(), Failure> {
+/// Says what will not work with a key, also where only programs read the rest.
+pub(super) fn warn(imported: &KeyImported) {
+    if imported.no_lists {
+        let key = imported.key;
+        // Nobody may be reading.
+        writeln!(
+            std::io::stderr(),
+            "hallpass: warning: the certificate of {key} lacks the key usage cRLSign: `hallpass key \
+             crl` will not work while it is trusted"
+        )
+        .ok();
+    }
+}
+
+/// What came in, and what comes next; `unsealed` is a file that still has the key.
+pub(super) fn tell(
+    how: &str,
+    imported: &KeyImported,
+    unsealed: Option<&Path>,
+) -> Result<(), Failure> {
     let KeyImported {
         key,
         fingerprint,
         state,
         ..
     } = imported;
-    let mut text = format!("Imported as {key}, {state}: {fingerprint}\n");
+    let mut text = format!("{how} as {key}, {state}: {fingerprint}\n");
     if let Some(root) = imported.root {
         text += &format!("Its root is {root} here, without its private key.\n");
     }
@@ -163,7 +184,7 @@ fn tell(imported: &KeyImported, file: &Path) -> Result<(), Failure> {
         let first = imported.root.unwrap_or(*key);
         text += &format!("  2. Have it sign:  hallpass key activate {first}\n");
     }
-    if file.is_file() {
+    if let Some(file) = unsealed {
         let file = file.display();
         text += &format!(
             "\n{file} still has the key unsealed: back the home up, then remove the file and its \
@@ -180,12 +201,14 @@ fn foreign(error: ForeignError) -> Failure {
     }
 }
 
-fn failure(error: ImportError) -> Failure {
+pub(super) fn failure(error: ImportError) -> Failure {
     match error {
         ImportError::Kind(_)
+        | ImportError::NotIssued(_)
         | ImportError::NoCertificate
         | ImportError::Certificate { .. }
         | ImportError::Known { .. }
+        | ImportError::Keys(StoreError::NoRequest { .. })
         | ImportError::NoStep(_) => Failure::data(error),
         ImportError::Log(_) => Failure::unavailable(error),
         _ => Failure::config(error),

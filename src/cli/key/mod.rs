@@ -2,6 +2,7 @@
 
 mod export_public;
 mod import;
+mod offline_root;
 mod reseal;
 
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use super::failure::Failure;
 use super::output::{Facts, Table, both, clean, print, print_json};
 use super::{ClientArgs, Shown};
-use crate::client::{Api, Query};
+use crate::client::{Api, ConfigFolder, History, Query};
 use crate::model::{
     KeyId, KeyKind, KeyRevocation, KeyState, KeyStep, KeySummary, Reason, RevokedKey,
 };
@@ -33,6 +34,8 @@ pub(super) enum Command {
     Revoke(Revoke),
     Crl(Crl),
     Import(import::Args),
+    Csr(offline_root::Csr),
+    Install(offline_root::Install),
     ExportPublic(export_public::Args),
     Reseal(reseal::Args),
 }
@@ -65,7 +68,7 @@ Examples:
   hallpass key rotate ssh-user
   hallpass key rotate ssh-user --follow    (all steps, each as soon as it is safe)")]
 pub(super) struct Rotate {
-    /// What it signs: ssh-user, ssh-host, x509-issuing or x509-root
+    /// What it signs: ssh-user, ssh-host, x509-issuing, x509-root or log
     kind: KeyKind,
     /// Go all the way: activate it and retire the old one, each as soon as it is safe. Can be
     /// interrupted; the same command takes it up again
@@ -113,8 +116,8 @@ pub(super) struct Cancel {
 ///
 /// A fresh key signs in its place from the same moment on. Hosts and databases take the old key's
 /// certificates until they have the new trust bundle. An issuing CA can't be distrusted but with its
-/// root, so all of X.509 begins anew; when a root is revoked, people run `hallpass connect` again. What it signed that is still good is listed
-/// by requester.
+/// root, so all of X.509 begins anew; when a root or the log's key is revoked, people run `hallpass connect`
+/// again. What it signed that is still good is listed by requester.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:
@@ -179,8 +182,8 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
         Command::Cancel(args) => {
             let target = target(&args.key.to_string(), "cancel");
             let api = args.shown.open()?;
-            args.shown
-                .print(&api.post_nothing(target.as_str())?, in_words)
+            let key = stepped(&api, api.post_nothing(target.as_str())?)?;
+            args.shown.print(&key, in_words)
         }
         Command::Revoke(args) => revoke(args),
         Command::Crl(args) => {
@@ -188,6 +191,8 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             print(api.get_text("/v1/ca-keys/x509/crl")?)
         }
         Command::Import(args) => import::run(args),
+        Command::Csr(args) => offline_root::csr(args),
+        Command::Install(args) => offline_root::install(args),
         Command::ExportPublic(args) => export_public::run(&args),
         Command::Reseal(args) => reseal::run(args),
     }
@@ -325,16 +330,40 @@ fn revoke(args: Revoke) -> Result<(), Failure> {
 }
 
 fn keys(api: &Api) -> Result<Vec<KeySummary>, Failure> {
-    Ok(api.get("/v1/ca-keys")?)
+    let keys: Vec<KeySummary> = api.get("/v1/ca-keys")?;
+    let signs = keys
+        .iter()
+        .filter(|key| key.key.kind == KeyKind::Log && key.state.is_trusted());
+    let known = api.log_keys().now();
+    let signs: Vec<&str> = signs.map(|key| key.public.as_str()).collect();
+    let is_known = |key: &&str| known.iter().any(|known| known.to_string() == **key);
+    if signs.len() != known.len() || !signs.iter().all(is_known) {
+        follow_log(api)?;
+    }
+    Ok(keys)
 }
 
 fn stage(api: &Api, kind: KeyKind) -> Result<KeySummary, Failure> {
-    Ok(api.post_nothing(target(kind.as_str(), "stage").as_str())?)
+    let staged = api.post_nothing(target(kind.as_str(), "stage").as_str())?;
+    stepped(api, staged)
 }
 
 fn step(api: &Api, key: KeyId, step: &str, force: Option<Reason>) -> Result<KeySummary, Failure> {
     let target = target(&key.to_string(), step);
-    Ok(api.post(target.as_str(), &KeyStep { force })?)
+    stepped(api, api.post(target.as_str(), &KeyStep { force })?)
+}
+
+fn stepped(api: &Api, key: KeySummary) -> Result<KeySummary, Failure> {
+    if key.key.kind == KeyKind::Log {
+        follow_log(api)?;
+    }
+    Ok(key)
+}
+
+/// Who rotates the log's key may never ask for a certificate, and must not lose track of it.
+fn follow_log(api: &Api) -> Result<(), Failure> {
+    let folder = ConfigFolder::locate()?;
+    Ok(History::new(&folder, api).follow_keys()?)
 }
 
 fn target(key: &str, step: &str) -> Query {

@@ -1,3 +1,4 @@
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -20,7 +21,8 @@ impl Agent {
             .stdout(Stdio::null())
             .spawn()
             .expect("ssh-agent; scripts/test installs it");
-        wait_until("ssh-agent", || socket.exists());
+        // The socket is there a moment before anybody listens on it.
+        wait_until("ssh-agent", || UnixStream::connect(&socket).is_ok());
         Self { folder, process }
     }
 

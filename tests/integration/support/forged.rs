@@ -1,6 +1,9 @@
 use std::fs;
 use std::path::PathBuf;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hallpass::audit::{NoteKind, NoteSigner};
 use hallpass::certificate::{ClientGrant, CsrSubject, IssuingCa, SshCa, SshUserGrant, Validity};
 use hallpass::keys::{KeyStore, Passphrase};
 use hallpass::model::{EntryIndex, KeyId, Serial};
@@ -21,6 +24,20 @@ impl Thief {
 
     pub(crate) fn ssh(&self, id: KeyId) -> SshCa {
         SshCa::new(self.0.signer(id).expect("the key").signer).expect("a CA")
+    }
+
+    /// A checkpoint's text signed by a key of the thief's as if it were that log's, and the verifier
+    /// key that goes with it.
+    pub(crate) fn note(&self, id: KeyId, text: &str) -> (String, String) {
+        let signer = self.0.signer(id).expect("the key").signer;
+        let origin = text.lines().next().expect("an origin");
+        let key = NoteSigner::new(origin, NoteKind::Checkpoint, signer.clone()).expect("a key");
+        let key = key.verifier().to_string();
+        let number = key.split('+').nth(1).expect("an id");
+        let number = u32::from_str_radix(number, 16).expect("an id");
+        let signature = signer.sign(text.as_bytes()).expect("a signature");
+        let signature = STANDARD.encode([&number.to_be_bytes(), &*signature].concat());
+        (format!("{text}\n\u{2014} {origin} {signature}\n"), key)
     }
 
     pub(crate) fn issuing(&self, id: KeyId) -> IssuingCa {

@@ -79,7 +79,7 @@ impl Received {
         let expected = Expected {
             newest: open(&newest),
             earlier: checkpoints.iter().map(|note| open(note)).collect(),
-            key: key.to_string(),
+            keys: vec![key.clone()],
             certificates: true,
         };
         verify(&database, &expected, 2, &mut |_| {}).expect("a log that verifies");
