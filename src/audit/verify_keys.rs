@@ -185,6 +185,7 @@ mod tests {
                 fingerprint: String::new(),
                 source: "192.0.2.1".parse().unwrap(),
                 nonce: String::new(),
+                counter: None,
             },
         }
     }
