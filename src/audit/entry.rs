@@ -486,6 +486,12 @@ impl Event {
             || matches!(self, Self::Locked { .. } | Self::Unlocked { .. })
     }
 
+    /// Whether something that a server holds in memory is other after it.
+    pub fn is_heard(&self) -> bool {
+        let policy = matches!(self, Self::PolicyText { .. } | Self::PolicyLoaded { .. });
+        policy || self.changes_state()
+    }
+
     /// The host that was invited, joined, confirmed or was removed.
     pub fn host(&self) -> Option<&HostName> {
         match self {

@@ -493,7 +493,7 @@ impl Slot {
         };
         let leaf = row.leaf;
         waiting._permit = self.permit.take();
-        if entry.event.changes_state() {
+        if entry.event.is_heard() {
             waiting.change = Some(Box::new(entry));
         }
         writer

@@ -60,7 +60,7 @@ pub(super) struct Waiting {
     pub(super) _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// What takes in each committed entry that [changes state](Event::changes_state).
+/// What takes in each committed entry that [is heard](Event::is_heard).
 pub(super) type Live = Box<dyn FnMut(&Entry) + Send>;
 
 /// What those have in common whose entries were committed together.

@@ -10,12 +10,12 @@ use crate::identity::{Requester, SignedRequest};
 use crate::model::{
     Circumstances, EntryIndex, ExplainRequest, Explanation, LoggedDecision, Ttl, UserName,
 };
-use crate::policy::{AdminAction, Ask, PolicySet, check_bounds};
+use crate::policy::{AdminAction, Ask, PolicySet, Wanted};
 
 /// What is asked about.
 enum Question {
     /// A certificate.
-    Request(Asked),
+    Request(Wanted),
     /// Administration.
     Admin(AdminAction),
 }
@@ -73,14 +73,11 @@ impl Authority {
                 let purpose = ask.purpose.ok_or_else(|| {
                     Refusal::illegal("purpose: a role is asked for with a purpose")
                 })?;
-                let policy = self.policy();
-                let default = policy.roles.find(&role).map(|role| role.default_ttl);
-                let ttl = ask.ttl.or(default).map_or(0, Ttl::as_secs);
-                Question::Request(Asked {
+                Question::Request(Wanted {
                     role,
                     purpose,
                     reason: ask.reason,
-                    ttl,
+                    ttl: ask.ttl,
                 })
             }
             (None, Some(action)) => Question::Admin(admin_action(&action)?),
@@ -91,7 +88,9 @@ impl Authority {
         };
         let policy = self.policy();
         // Each condition of each policy: longer than a decision takes.
-        tokio::task::block_in_place(|| explain(&policy, &about, &question, circumstances))
+        Ok(tokio::task::block_in_place(|| {
+            explain(&policy, &about, &question, circumstances)
+        }))
     }
 
     /// The circumstances of a question: those of whoever asks it, but for what it says itself.
@@ -152,7 +151,7 @@ impl Authority {
             )));
         };
         let policy = self.policy_of(&decision.policy_set)?;
-        let explanation = explain(&policy, by, &question, circumstances)?;
+        let explanation = explain(&policy, by, &question, circumstances);
         Ok(Explanation {
             logged: Some(LoggedDecision {
                 allowed,
@@ -172,7 +171,7 @@ fn decided(event: &Event) -> Option<(&UserName, Question, &Decision, bool)> {
             decision,
             ..
         } => {
-            let question = Question::Request(request.clone());
+            let question = Question::Request(wanted(request)?);
             Some((&by.requester, question, decision, true))
         }
         Event::RequestRefused {
@@ -184,7 +183,7 @@ fn decided(event: &Event) -> Option<(&UserName, Question, &Decision, bool)> {
             // Policy may have permitted what was then refused for something else, such as a lock.
             let allowed = refused.code != "denied";
             let question = match (request, &decision.action) {
-                (Some(asked), _) => Question::Request(asked.clone()),
+                (Some(asked), _) => Question::Request(wanted(asked)?),
                 (None, action) => Question::Admin(admin_action(action.as_ref()?).ok()?),
             };
             Some((&by.requester, question, decision, allowed))
@@ -195,6 +194,15 @@ fn decided(event: &Event) -> Option<(&UserName, Question, &Decision, bool)> {
         }
         _ => None,
     }
+}
+
+fn wanted(asked: &Asked) -> Option<Wanted> {
+    Some(Wanted {
+        role: asked.role.clone(),
+        purpose: asked.purpose.clone(),
+        reason: asked.reason.clone(),
+        ttl: Some(Ttl::from_secs(asked.ttl).ok()?),
+    })
 }
 
 fn admin_action(name: &str) -> Result<AdminAction, Refusal> {
@@ -214,35 +222,28 @@ fn explain(
     requester: &UserName,
     question: &Question,
     circumstances: Circumstances,
-) -> Result<Explanation, Refusal> {
-    let refused = |refusal: String, circumstances| Explanation {
-        allowed: false,
-        refusal: Some(refusal),
-        policy_set: policy.digest.clone(),
-        circumstances,
-        policies: Vec::new(),
-        logged: None,
-    };
+) -> Explanation {
     let explained = match question {
-        Question::Request(asked) => {
-            let Some(role) = policy.roles.find(&asked.role) else {
-                let text = format!("there is no role {}", asked.role);
-                return Ok(refused(text, circumstances));
-            };
-            let ttl = Ttl::from_secs(asked.ttl)
-                .map_err(|error| Refusal::illegal(format!("ttl: {error}")))?;
-            if let Err(bound) = check_bounds(role, &asked.purpose, asked.reason.as_ref(), ttl) {
-                return Ok(refused(bound.detail, circumstances));
-            }
-            policy.engine.explain_request(&Ask {
+        Question::Request(wanted) => match policy.bounded(wanted) {
+            Ok((role, ttl)) => policy.engine.explain_request(&Ask {
                 requester,
                 role,
-                purpose: &asked.purpose,
-                reason: asked.reason.as_ref(),
+                purpose: &wanted.purpose,
+                reason: wanted.reason.as_ref(),
                 ttl,
                 circumstances: &circumstances,
-            })
-        }
+            }),
+            Err(bound) => {
+                return Explanation {
+                    allowed: false,
+                    refusal: Some(bound.detail),
+                    policy_set: policy.digest.clone(),
+                    circumstances,
+                    policies: Vec::new(),
+                    logged: None,
+                };
+            }
+        },
         Question::Admin(action) => policy
             .engine
             .explain_admin(requester, *action, &circumstances),
@@ -251,12 +252,12 @@ fn explain(
         let none = || "no policy permits it".to_owned();
         Refusal::denied(&explained.verdict, none).to_string()
     });
-    Ok(Explanation {
+    Explanation {
         allowed: explained.verdict.allowed,
         refusal,
         policy_set: policy.digest.clone(),
         circumstances,
         policies: explained.policies,
         logged: None,
-    })
+    }
 }

@@ -16,18 +16,10 @@ use crate::identity::{self, POSSESSION_NAMESPACE, Requester, SignedRequest, poss
 use crate::keys::random_bytes;
 use crate::model::{
     Access, CertificateAnswer, DatabaseAccess, DatabaseUser, LockTarget, PrincipalName, Purpose,
-    Reason, Receipt, Role, RoleName, Serial, SourceAddress, SshAccess, SshCertificateRequest,
-    Timestamp, Ttl, X509CertificateRequest,
+    Receipt, Role, Serial, SourceAddress, SshAccess, SshCertificateRequest, Timestamp, Ttl,
+    X509CertificateRequest,
 };
-use crate::policy::{Ask, OutOfBounds, PolicySet, check_bounds};
-
-/// What is asked for, whatever the kind of certificate.
-struct Wanted {
-    role: RoleName,
-    purpose: Purpose,
-    reason: Option<Reason>,
-    ttl: Option<Ttl>,
-}
+use crate::policy::{Ask, OutOfBounds, PolicySet, Wanted};
 
 /// A request within its role's bounds that policy permits.
 struct Granted<'a> {
@@ -223,32 +215,24 @@ impl Authority {
         wanted: Wanted,
         now: Timestamp,
     ) -> Result<Granted<'a>, Box<Declined>> {
-        let Wanted {
-            role: name,
-            purpose,
-            reason,
-            ttl,
-        } = wanted;
-        let role = policy.roles.find(&name).ok_or_else(|| Refusal::Denied {
-            code: "unknown-role",
-            detail: format!("there is no role {name}: `hallpass role list` shows yours"),
-        })?;
-        let ttl = ttl.unwrap_or(role.default_ttl);
-        let asked = Asked {
-            role: name.clone(),
-            purpose: purpose.clone(),
-            reason: reason.clone(),
+        let asked = |ttl: Ttl| Asked {
+            role: wanted.role.clone(),
+            purpose: wanted.purpose.clone(),
+            reason: wanted.reason.clone(),
             ttl: ttl.as_secs(),
         };
-        if let Err(refusal) = check_bounds(role, &purpose, reason.as_ref(), ttl) {
-            return Err(Declined::new(Some(asked), None, refusal.into()));
-        }
+        let (role, ttl) = policy.bounded(&wanted).map_err(|bound| {
+            let role = policy.roles.find(&wanted.role);
+            let ttl = role.map(|role| wanted.ttl.unwrap_or(role.default_ttl));
+            Declined::new(ttl.map(asked), None, bound.into())
+        })?;
+        let asked = asked(ttl);
         let circumstances = self.circumstances(requester, now);
         let verdict = policy.engine.decide_request(&Ask {
             requester: &requester.actor.requester,
             role,
-            purpose: &purpose,
-            reason: reason.as_ref(),
+            purpose: &wanted.purpose,
+            reason: wanted.reason.as_ref(),
             ttl,
             circumstances: &circumstances,
         });
@@ -256,16 +240,16 @@ impl Authority {
         if !verdict.allowed {
             let refusal = Refusal::denied(&verdict, || {
                 format!(
-                    "no policy permits {} role {name} for purpose {purpose}: `hallpass role list` \
-                     shows what you may ask for",
-                    requester.actor.requester
+                    "no policy permits {} role {} for purpose {}: `hallpass role list` shows what \
+                     you may ask for",
+                    requester.actor.requester, wanted.role, wanted.purpose
                 )
             });
             return Err(Declined::new(Some(asked), Some(decision), refusal));
         }
         Ok(Granted {
             role,
-            purpose,
+            purpose: wanted.purpose,
             ttl,
             asked,
             decision,

@@ -41,12 +41,9 @@ pub use restore::{RestoreError, Restored};
 pub use tailing::Tail;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
@@ -63,7 +60,7 @@ use crate::model::{Circumstances, SignedTrust, Timestamp, TrustBundle};
 use crate::policy::{AdminAction, PolicySet, Verdict};
 use crate::witness::Witnesses;
 use in_force::Keys;
-use policies::PolicyHistory;
+use policies::Policies;
 use throttle::Throttle;
 
 /// A certificate authority at work.
@@ -74,14 +71,7 @@ pub struct Authority {
     key_store: KeyStore,
     /// The newest of what hosts are told to trust, signed, and for which version.
     signed: Mutex<Option<(u64, SignedTrust)>>,
-    /// Changed once the change is on disk.
-    policy: ArcSwap<PolicySet>,
-    /// The longest lifetime in seconds of any role since the server began.
-    longest: AtomicU64,
-    /// Where its files are.
-    policies: PathBuf,
-    /// Where the log has older ones. Changed by the log alone.
-    history: Arc<Mutex<PolicyHistory>>,
+    policies: Arc<Policies>,
     settings: PolicySettings,
     /// Whose word counts when a FIDO2 key is enrolled.
     attestation_roots: AttestationRoots,
@@ -182,7 +172,7 @@ impl Authority {
         refusal: identity::Refusal,
         now: Timestamp,
     ) -> Result<Refusal, Refusal> {
-        let refused = Refused {
+        let refused = || Refused {
             request: request_line(request),
             code: refusal.why.code().to_owned(),
             detail: refusal.why.to_string(),
@@ -195,16 +185,16 @@ impl Authority {
                     newest,
                 },
             fingerprint: Some(fingerprint),
-        } = refusal
+        } = &refusal
         {
-            tracing::warn!(%source, fingerprint, "{}", refused.detail);
+            tracing::warn!(%source, fingerprint, "{}", refusal.why);
             let event = Event::CounterWentBack {
-                user,
-                fingerprint,
-                counter,
-                newest,
+                user: user.clone(),
+                fingerprint: fingerprint.clone(),
+                counter: *counter,
+                newest: *newest,
                 source,
-                refused,
+                refused: refused(),
             };
             // Nothing is waited for before it is handed to the log: who asked may hang up at once. And
             // nobody is accepted meanwhile: see there.
@@ -227,8 +217,8 @@ impl Authority {
             tracing::info!(%source, why = %refusal.why, fingerprint = refusal.fingerprint, "refused");
             let event = Event::UnauthenticatedRefused {
                 source,
-                fingerprint: refusal.fingerprint,
-                refused,
+                fingerprint: refusal.fingerprint.clone(),
+                refused: refused(),
                 unlisted,
             };
             self.log.reserve(now)?.commit(event, None).await?;

@@ -1,15 +1,13 @@
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::home::{Home, HomeError};
 use super::in_force::{InForce, Keys, Open, StepError, Told};
 use super::init::public_fingerprint;
-use super::policies::{PolicyHistory, check_proven, log_policy};
+use super::policies::{Heard, Policies, check_proven, log_policy};
 use super::throttle::Throttle;
 use super::{Authority, PolicySettings, now};
-use arc_swap::ArcSwap;
 
 use crate::audit::{
     Entry, Event, Log, LogError, NoteSigner, Opened, Reader, StoreError, VerifierKey,
@@ -53,19 +51,16 @@ impl Authority {
         let shared = Arc::new(RwLock::default());
         let live = Arc::clone(&shared);
         let mut told = Told::default();
-        let mut last_policy_set = None;
-        let mut history = PolicyHistory::default();
+        let mut heard = Heard::default();
         let each = |entry: Entry| {
             directory.apply(&entry);
             told.hear(&entry);
-            history.hear(&entry);
-            if let Event::PolicyLoaded { policy_set, .. } = entry.event {
-                last_policy_set = Some(policy_set);
-            }
+            heard.hear(&entry);
         };
         let mut opened = Log::open(&home.database(), &home.log_keys()?, now, each)?;
-        let history = Arc::new(Mutex::new(history));
-        let live_history = Arc::clone(&history);
+        let last_policy_set = heard.last.clone();
+        let policies = Arc::new(Policies::new(policy, home.policies(), heard));
+        let live_policies = Arc::clone(&policies);
         *shared.write().unwrap_or_else(PoisonError::into_inner) = directory;
         if let Some((index, source)) = told.no_step {
             return Err(OpenError::NoStep { index, source });
@@ -90,10 +85,7 @@ impl Authority {
                 .unwrap_or_else(PoisonError::into_inner)
                 .apply(entry);
             live_keys.apply(entry);
-            live_history
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .hear(entry);
+            live_policies.apply(entry);
         })?;
         if clock == Clock::IsRight
             && let Some(newest) = log.correct_clock(now)
@@ -118,6 +110,7 @@ impl Authority {
                 "archived entries are missing: restore it from a backup"
             );
         }
+        let policy = policies.now();
         if last_policy_set.as_deref() != Some(policy.digest.as_str()) {
             log_policy(&log, &policy, now).await?;
         }
@@ -130,10 +123,7 @@ impl Authority {
             keys,
             key_store: store,
             signed: Mutex::default(),
-            longest: AtomicU64::new(policy.roles.longest().as_secs()),
-            policy: ArcSwap::from_pointee(policy),
-            policies: home.policies(),
-            history,
+            policies,
             settings,
             attestation_roots: AttestationRoots::default(),
             directory: shared,

@@ -3,14 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use arc_swap::ArcSwap;
 
 use super::issue::Declined;
 use super::{Authority, Refusal, now};
-use crate::audit::{Actor, Entry, Event, Log, LogError, Reader, StoreError};
+use crate::audit::{Actor, Entry, Event, Log, LogError, Reader, StoreError, With};
 use crate::identity::{Requester, SignedRequest};
 use crate::model::{EntryIndex, PolicyInForce, Timestamp};
 use crate::policy::{AdminAction, Outcome, PolicyError, PolicySet, Prover, Stamp};
@@ -18,31 +20,83 @@ use crate::policy::{AdminAction, Outcome, PolicyError, PolicySet, Prover, Stamp}
 /// How often it is looked whether the files are others.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Where the log has the texts of policy sets.
-#[derive(Debug, Default)]
-pub(super) struct PolicyHistory {
-    texts: BTreeMap<String, Vec<EntryIndex>>,
-    loaded: BTreeSet<String>,
+/// The policy set in force, and where the log has those before it.
+pub(super) struct Policies {
+    /// Changed by the log alone, once the change is on disk.
+    now: ArcSwap<PolicySet>,
+    /// Where its files are.
+    folder: PathBuf,
+    heard: Mutex<Heard>,
+    /// The longest lifetime in seconds of any role since the server began.
+    longest: AtomicU64,
+    /// Lets one set at a time come into force: what was read later comes later.
+    loading: Arc<tokio::sync::Mutex<()>>,
 }
 
-impl PolicyHistory {
-    /// Takes in the next entry.
-    pub(super) fn hear(&mut self, entry: &Entry) {
+/// What the log has told of policies.
+#[derive(Default)]
+pub(super) struct Heard {
+    texts: BTreeMap<String, Vec<EntryIndex>>,
+    loaded: BTreeSet<String>,
+    /// The digest of the last that was loaded.
+    pub(super) last: Option<String>,
+    /// What comes into force when the log says so.
+    coming: Option<Arc<PolicySet>>,
+}
+
+impl Heard {
+    /// Takes in the next entry, and gives the set that comes into force with it.
+    pub(super) fn hear(&mut self, entry: &Entry) -> Option<Arc<PolicySet>> {
         match &entry.event {
             Event::PolicyText { policy_set, .. } => {
                 let texts = self.texts.entry(policy_set.clone()).or_default();
                 texts.push(entry.index);
+                None
             }
             Event::PolicyLoaded { policy_set, .. } => {
                 self.loaded.insert(policy_set.clone());
+                self.last = Some(policy_set.clone());
+                self.coming.take_if(|coming| coming.digest == *policy_set)
             }
-            _ => {}
+            _ => None,
+        }
+    }
+}
+
+impl Policies {
+    /// With the set in force, and what the log has told so far.
+    pub(super) fn new(now: PolicySet, folder: PathBuf, heard: Heard) -> Self {
+        Self {
+            longest: AtomicU64::new(now.roles.longest().as_secs()),
+            now: ArcSwap::from_pointee(now),
+            folder,
+            heard: Mutex::new(heard),
+            loading: Arc::default(),
+        }
+    }
+
+    /// The set in force.
+    pub(super) fn now(&self) -> Arc<PolicySet> {
+        self.now.load_full()
+    }
+
+    /// The longest that any certificate for a person may have lived since the server began.
+    pub(super) fn longest(&self) -> Duration {
+        Duration::from_secs(self.longest.load(Ordering::Relaxed))
+    }
+
+    /// Takes in an entry that is on disk.
+    pub(super) fn apply(&self, entry: &Entry) {
+        if let Some(coming) = self.heard().hear(entry) {
+            let longest = coming.roles.longest().as_secs();
+            self.longest.fetch_max(longest, Ordering::Relaxed);
+            self.now.store(coming);
         }
     }
 
     /// Whether all of a set's text is in the log.
-    pub(super) fn knows(&self, policy_set: &str) -> bool {
-        self.loaded.contains(policy_set)
+    fn knows(&self, policy_set: &str) -> bool {
+        self.heard().loaded.contains(policy_set)
     }
 
     /// The files of a set that was in force.
@@ -54,9 +108,10 @@ impl PolicyHistory {
         if !self.knows(policy_set) {
             return Ok(None);
         }
+        let texts = self.heard().texts.get(policy_set).cloned();
         let mut parts = BTreeMap::new();
-        for index in self.texts.get(policy_set).into_iter().flatten() {
-            let body = reader.range(*index, 1)?;
+        for index in texts.into_iter().flatten() {
+            let body = reader.range(index, 1)?;
             let entry = body
                 .first()
                 .and_then(|body| serde_json::from_str(body).ok());
@@ -77,12 +132,16 @@ impl PolicyHistory {
         }
         Ok(Some(files))
     }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Authority {
     /// The policy set in force.
     pub(super) fn policy(&self) -> Arc<PolicySet> {
-        self.policy.load_full()
+        self.policies.now()
     }
 
     /// Loads the policies from their files, for an administrator.
@@ -121,9 +180,9 @@ impl Authority {
     /// Loads the policies when their files change or `hurry` says so, for ever. Files that somebody
     /// is writing just now are not read yet.
     pub async fn keep_policy_fresh(&self, mut hurry: impl AsyncFnMut()) {
-        let stamp = || Stamp::of(&self.policies).ok();
-        let mut loaded = stamp();
-        let mut before = loaded.clone();
+        let stamp = || Stamp::of(&self.policies.folder).ok();
+        // They may have changed since the start read them.
+        let (mut loaded, mut before) = (None, None);
         loop {
             let hurried = tokio::select! {
                 () = tokio::time::sleep(LOOK) => false,
@@ -138,7 +197,8 @@ impl Authority {
             loaded = seen;
             match self.load_policy(None).await {
                 Ok(Some(policy_set)) => tracing::info!(policy_set, "the policies are others now"),
-                Ok(None) => tracing::info!("the policies are what they were"),
+                Ok(None) if hurried => tracing::info!("the policies are what they were"),
+                Ok(None) => {}
                 Err(error) => {
                     tracing::error!(%error, "the policies were not loaded: the old ones stay in force");
                 }
@@ -151,7 +211,9 @@ impl Authority {
         &self,
         asked: Option<(&SignedRequest, &Requester)>,
     ) -> Result<Option<String>, Refusal> {
-        let policy = tokio::task::block_in_place(|| PolicySet::load(&self.policies))?;
+        let loading = Arc::clone(&self.policies.loading).lock_owned().await;
+        let folder = &self.policies.folder;
+        let policy = Arc::new(tokio::task::block_in_place(|| PolicySet::load(folder))?);
         if policy.digest == self.policy().digest {
             return Ok(None);
         }
@@ -159,32 +221,25 @@ impl Authority {
         if self.settings.require_proof {
             check_proven(&policy).await?;
         }
-        let _alone = self.changes.lock().await;
-        if policy.digest == self.policy().digest {
-            return Ok(None);
-        }
-        let known = self.history().knows(&policy.digest);
+        let alone = Arc::clone(&self.changes).lock_owned().await;
         let now = now();
-        if !known {
+        if !self.policies.knows(&policy.digest) {
             log_policy_text(&self.log, &policy, now).await?;
         }
-        let digest = policy.digest.clone();
-        match asked {
+        let (slot, spent, by) = match asked {
             Some((request, requester)) => {
                 let slot = self.reserve(request, requester, now).await?;
-                let event = loaded(&policy, Some(requester.actor.clone()));
-                slot.commit(event, Some(super::spent(requester))).await?;
+                let by = Some(requester.actor.clone());
+                (slot, Some(super::spent(requester)), by)
             }
-            None => {
-                let slot = self.log.reserve(now)?;
-                slot.commit(loaded(&policy, None), None).await?;
-            }
-        }
-        // Only now: a decision by policies that the log does not have could not be explained.
-        let longest = policy.roles.longest().as_secs();
-        self.longest.fetch_max(longest, Ordering::Relaxed);
-        self.policy.store(Arc::new(policy));
-        Ok(Some(digest))
+            None => (self.log.reserve(now)?, None, None),
+        };
+        // It comes into force with its entry, whoever still waits for that then: a decision by
+        // policies that the log does not have could not be explained.
+        self.policies.heard().coming = Some(Arc::clone(&policy));
+        let with = With::holding((loading, alone));
+        slot.commit_with(loaded(&policy, by), spent, with).await?;
+        Ok(Some(policy.digest.clone()))
     }
 
     /// A policy set that is or was in force.
@@ -193,7 +248,7 @@ impl Authority {
         if current.digest == policy_set {
             return Ok(current);
         }
-        let files = self.history().files(policy_set, &self.reader)?;
+        let files = self.policies.files(policy_set, &self.reader)?;
         let files = files
             .ok_or_else(|| Refusal::NotFound(format!("the log has no policy set {policy_set}")))?;
         let policy = PolicySet::from_files(files, Path::new("")).map_err(|error| {
@@ -206,10 +261,6 @@ impl Authority {
             return Err(Refusal::Internal(text));
         }
         Ok(Arc::new(policy))
-    }
-
-    fn history(&self) -> std::sync::MutexGuard<'_, PolicyHistory> {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,8 +1,5 @@
 //! Where each CA key stands, and what must come before its next step is safe.
 
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-
 use super::in_force::InForce;
 use super::init::public_fingerprint;
 use super::{Authority, Refusal};
@@ -81,8 +78,7 @@ impl Authority {
     /// When everybody who logs in has asked for a certificate since the key stands where it does.
     fn known_to_people(&self, key: &CaKey) -> Timestamp {
         // Also of roles that lived longer before the policies were loaded anew.
-        let longest = Duration::from_secs(self.longest.load(Ordering::Relaxed));
-        key.since.time.plus(longest).whole_secs()
+        key.since.time.plus(self.policies.longest()).whole_secs()
     }
 
     /// The witnesses that refuse what that key of the log signs alone.

@@ -14,7 +14,7 @@ pub struct OutOfBounds {
 ///
 /// # Errors
 /// At the first bound that it oversteps.
-pub fn check_bounds(
+pub(super) fn check_bounds(
     role: &Role,
     purpose: &Purpose,
     reason: Option<&Reason>,

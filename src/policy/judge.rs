@@ -1,7 +1,8 @@
 use serde::Serialize;
 
-use super::{Ask, PolicySet, check_bounds};
-use crate::model::{Circumstances, Purpose, Reason, RoleName, Ttl, UserName};
+use super::bounds::check_bounds;
+use super::{Ask, OutOfBounds, PolicySet};
+use crate::model::{Circumstances, Purpose, Reason, Role, RoleName, Ttl, UserName};
 
 /// A request, as it is put to a policy set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -35,24 +36,21 @@ impl PolicySet {
         wanted: &Wanted,
         circumstances: &Circumstances,
     ) -> Judged {
-        let out_of_bounds = |bound: String| Judged {
-            allowed: false,
-            policies: Vec::new(),
-            bound: Some(bound),
+        let (role, ttl) = match self.bounded(wanted) {
+            Ok(bounded) => bounded,
+            Err(bound) => {
+                return Judged {
+                    allowed: false,
+                    policies: Vec::new(),
+                    bound: Some(bound.detail),
+                };
+            }
         };
-        let Some(role) = self.roles.find(&wanted.role) else {
-            return out_of_bounds(format!("there is no role {}", wanted.role));
-        };
-        let ttl = wanted.ttl.unwrap_or(role.default_ttl);
-        let reason = wanted.reason.as_ref();
-        if let Err(bound) = check_bounds(role, &wanted.purpose, reason, ttl) {
-            return out_of_bounds(bound.detail);
-        }
         let verdict = self.engine.decide_request(&Ask {
             requester,
             role,
             purpose: &wanted.purpose,
-            reason,
+            reason: wanted.reason.as_ref(),
             ttl,
             circumstances,
         });
@@ -61,5 +59,22 @@ impl PolicySet {
             policies: verdict.policies,
             bound: None,
         }
+    }
+
+    /// The role that a request is for, and the lifetime, when it is within the role's bounds.
+    ///
+    /// # Errors
+    /// At the first bound that it oversteps.
+    pub fn bounded(&self, wanted: &Wanted) -> Result<(&Role, Ttl), OutOfBounds> {
+        let role = self.roles.find(&wanted.role).ok_or_else(|| OutOfBounds {
+            code: "unknown-role",
+            detail: format!(
+                "there is no role {}: `hallpass role list` shows yours",
+                wanted.role
+            ),
+        })?;
+        let ttl = wanted.ttl.unwrap_or(role.default_ttl);
+        check_bounds(role, &wanted.purpose, wanted.reason.as_ref(), ttl)?;
+        Ok((role, ttl))
     }
 }

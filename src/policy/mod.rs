@@ -18,7 +18,7 @@ mod set;
 mod zone;
 
 pub use action::AdminAction;
-pub use bounds::{OutOfBounds, check_bounds};
+pub use bounds::OutOfBounds;
 pub use cases::{Case, Failed, Tested};
 pub use engine::{Ask, Engine, Verdict};
 pub use explain::Explained;

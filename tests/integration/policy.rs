@@ -296,6 +296,35 @@ fn a_refused_person_learns_which_condition_failed() {
 }
 
 #[test]
+fn what_was_loaded_and_replaced_since_the_start_is_explained_too() {
+    let ca = Ca::start();
+    let (admin, bob) = (ca.admin(), ca.enrol("bob", &["on-call"]));
+    for (from, to) in [
+        (DEPLOYERS, ON_CALL),
+        (ON_CALL, "principal in Group::\"nobody\""),
+    ] {
+        let before = in_force(&ca);
+        ca.home.edit_policy("access.cedar", from, to);
+        policy(&admin, "reload").ok();
+        assert_ne!(in_force(&ca), before);
+        deploy(&bob);
+    }
+    let issued = ca.home.entries("certificate-issued").pop().unwrap();
+    let issued = issued["index"].to_string();
+    let explained = policy(&admin, &format!("explain --entry {issued}")).ok();
+    assert!(
+        explained.contains("The log has it permitted, by deployers-deploy."),
+        "{explained}"
+    );
+    // A set that comes again is not logged again.
+    let texts = ca.home.entries("policy-text").len();
+    ca.home
+        .edit_policy("access.cedar", "principal in Group::\"nobody\"", ON_CALL);
+    policy(&admin, "reload").ok();
+    assert_eq!(ca.home.entries("policy-text").len(), texts);
+}
+
+#[test]
 fn an_old_decision_is_explained_with_the_policies_of_its_day() {
     let ca = Ca::start();
     let (admin, bob) = (ca.admin(), ca.enrol("bob", &["on-call"]));

@@ -108,6 +108,7 @@ fn bound(role: &Role, roles: &Roles) -> String {
 #[cfg(test)]
 mod tests {
     use cedar_policy::{PolicySet, ValidationMode, Validator};
+    use proptest::prelude::*;
 
     use super::super::super::engine::schema;
     use super::*;
@@ -130,6 +131,21 @@ mod tests {
                 .map(ToString::to_string)
                 .collect();
             assert!(errors.is_empty(), "{errors:?}");
+        }
+    }
+
+    proptest! {
+        /// Roles' hosts may be any text.
+        #[test]
+        fn facts_of_any_host_are_cedar(hosts in proptest::collection::vec(any::<String>(), 1..4)) {
+            let text = |host: &String| toml::Value::from(host.clone()).to_string();
+            let hosts: Vec<String> = hosts.iter().map(text).collect();
+            let roles = Roles::parse(&format!(
+                "[purposes]\nfix = \"\"\n[ssh.a]\nprincipals = [\"x\"]\nhosts = [{}]\n\
+                 max_ttl = \"1h\"\ndefault_ttl = \"1m\"\npurposes = [\"fix\"]\n",
+                hosts.join(", ")
+            ));
+            prop_assert_eq!(facts(&roles.unwrap(), None).len(), 4);
         }
     }
 }
