@@ -143,7 +143,7 @@ impl Authority {
         let newcomer = identity::identify_newcomer(
             request,
             &self.keys.now().audiences,
-            || invited().is_some(),
+            |_| invited().is_some(),
             &self.replays,
             now,
         );
@@ -503,7 +503,8 @@ fn spent(host: &KnownHost) -> Spent {
     Spent::new(host.actor.nonce.clone(), ReplayGuard::expiry(host.signed))
 }
 
-fn hash(token: &str) -> String {
+/// The SHA-256 of a token in hexadecimal.
+pub(super) fn hash(token: &str) -> String {
     let digest = digest(&SHA256, token.as_bytes());
     let digits = digest.as_ref().iter();
     digits.map(|byte| format!("{byte:02x}")).collect()

@@ -5,6 +5,7 @@ mod guests;
 mod hosts;
 mod keys;
 mod locks;
+mod login;
 mod log;
 mod policy;
 mod problem;

@@ -28,6 +28,7 @@ pub use opener::{AgeIdentity, AgeIdentityError, AgeRecipient, Opener, Opening};
 pub use ownership::{is_ours_to_change, is_private};
 pub use passphrase::{Passphrase, PassphraseError, first_line};
 pub use process::protect_memory;
+pub(crate) use secret_file::{SecretFileError, first_line as secret_line};
 pub use seal::SealError;
 pub use signer::{KeyAlgorithm, SignError, Signer, random_bytes};
 pub use store::{KeyStore, OpenedKey, StoreError, is_key};
