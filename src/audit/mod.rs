@@ -23,8 +23,7 @@ pub use archive::Archive;
 pub use checkpoint::{Checkpoint, CheckpointError, IllegalKey, NoteKind, NoteSigner, VerifierKey};
 pub use entry::{
     Actor, Asked, AuthorityKey, Decision, Entry, Event, HostActor, HostProfile, NewCaKey,
-    NewSession,
-    RecordedCertificate, Refused, SpentToken,
+    NewSession, RecordedCertificate, Refused, SpentToken,
 };
 pub use export::{ExportError, ExportProof, Format};
 pub use log::{Counter, Log, LogError, Opened, Place, Slot, Spent, With};

@@ -91,7 +91,9 @@ impl Authority {
         };
         match begun {
             Ok(begun) => Ok(begun),
-            Err(error) => Err(self.not_signed_in(request, source, &newcomer, error, now).await),
+            Err(error) => Err(self
+                .not_signed_in(request, source, &newcomer, error, now)
+                .await),
         }
     }
 
@@ -207,7 +209,9 @@ impl Authority {
         };
         match finished.await {
             Ok(answer) => Ok(answer),
-            Err(error) => Err(self.not_signed_in(request, source, &newcomer, error, now).await),
+            Err(error) => Err(self
+                .not_signed_in(request, source, &newcomer, error, now)
+                .await),
         }
     }
 
@@ -353,7 +357,9 @@ impl Authority {
         };
         match begun.await {
             Ok(session) => Ok(session),
-            Err(error) => Err(self.not_signed_in(request, source, &newcomer, error, now).await),
+            Err(error) => Err(self
+                .not_signed_in(request, source, &newcomer, error, now)
+                .await),
         }
     }
 
@@ -380,7 +386,8 @@ impl Authority {
             let directory = self.directory();
             directory.check_new_key(&key).map_err(Refusal::from)?;
             if !directory.remembers_tokens_of(vouched.issued) {
-                let detail = "what tokens of that time were used for is forgotten: have a new one made";
+                let detail =
+                    "what tokens of that time were used for is forgotten: have a new one made";
                 return Err(denied("token-forgotten", detail).into());
             }
             if directory.sessions().has_spent(&token.sha256) {
@@ -481,7 +488,11 @@ impl Authority {
 
     fn provider(&self, name: Option<&ProviderName>) -> Result<&Provider, Refusal> {
         let names = || {
-            let names: Vec<_> = self.providers.iter().map(|one| one.name().as_str()).collect();
+            let names: Vec<_> = self
+                .providers
+                .iter()
+                .map(|one| one.name().as_str())
+                .collect();
             names.join(", ")
         };
         match (name, &self.providers[..]) {
@@ -625,5 +636,8 @@ fn shell_word(text: &str) -> String {
     if !text.is_empty() && text.bytes().all(plain) {
         return text.to_owned();
     }
-    format!("'{}'", text.escape_debug().to_string().replace('\'', r"'\''"))
+    format!(
+        "'{}'",
+        text.escape_debug().to_string().replace('\'', r"'\''")
+    )
 }

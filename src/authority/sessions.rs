@@ -73,7 +73,12 @@ impl Authority {
             detail: format!("touch: {detail}"),
         };
         let actor = &requester.actor;
-        if self.directory().sessions().of_key(&actor.fingerprint).is_none() {
+        if self
+            .directory()
+            .sessions()
+            .of_key(&actor.fingerprint)
+            .is_none()
+        {
             let detail = "the key that signs your requests is enrolled, and no session's: a touch of \
                           it counts by itself";
             return Err(wrong(detail));
@@ -115,7 +120,14 @@ impl Authority {
         if user.name != requester.actor.requester {
             return Err(Unidentified::UnknownKey);
         }
-        identity::second_factor(user, fingerprint, touch, &self.counters, requester.signed, now)
+        identity::second_factor(
+            user,
+            fingerprint,
+            touch,
+            &self.counters,
+            requester.signed,
+            now,
+        )
     }
 
     /// The requester's own sessions, or everybody's for those who manage users.

@@ -86,7 +86,8 @@ fn tell(prompt: Prompt<'_>) {
         }
         Prompt::Device(device) => {
             let (url, code) = (clean(&device.url), clean(&device.user_code));
-            let mut words = format!("On any device, open\n\n  {url}\n\nand enter the code {code}.\n");
+            let mut words =
+                format!("On any device, open\n\n  {url}\n\nand enter the code {code}.\n");
             if let Some(complete) = &device.complete_url {
                 let complete = clean(complete);
                 words += &format!("Or open this, and check the code there:\n\n  {complete}\n");

@@ -11,7 +11,8 @@ use super::{ClientArgs, Shown};
 use crate::certificate::{check_ssh_key, parse_public_key};
 use crate::client::Query;
 use crate::model::{
-    Account, GroupName, NewAttestation, NewKey, NewUser, ProviderName, UserKey, UserName, UserSummary,
+    Account, GroupName, NewAttestation, NewKey, NewUser, ProviderName, UserKey, UserName,
+    UserSummary,
 };
 
 /// Say who may ask at all

@@ -40,5 +40,9 @@ pub(super) fn run(command: Command, token: IdToken) -> Result<(), Failure> {
     if args.json {
         return print_json(&session);
     }
-    print(format!("Signed in as {}: {}.\n", session.name, in_words(&session)))
+    print(format!(
+        "Signed in as {}: {}.\n",
+        session.name,
+        in_words(&session)
+    ))
 }

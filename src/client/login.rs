@@ -113,7 +113,9 @@ fn public_part(folder: &Path) -> PathBuf {
 
 /// Whether somebody is signed in on this machine whose key is there.
 pub fn is_signed_in() -> bool {
-    let session = ConfigFolder::locate().ok().and_then(|folder| SignedIn::find(&folder));
+    let session = ConfigFolder::locate()
+        .ok()
+        .and_then(|folder| SignedIn::find(&folder));
     session.is_some_and(|session| session.key(now()).is_some())
 }
 
@@ -212,7 +214,9 @@ fn in_browser(
     };
     // What opens it may do anything with another kind of address.
     if !url.starts_with("https://") && !url.starts_with("http://") {
-        return Err(api.strange("a login with an address that is no page's").into());
+        return Err(api
+            .strange("a login with an address that is no page's")
+            .into());
     }
     tell(Prompt::Browser(url));
     let patience = begun.expires.as_secs().saturating_sub(now().as_secs());
@@ -283,10 +287,7 @@ fn on_device(
 ///
 /// # Errors
 /// When nobody is signed in here, or the CA does not take it.
-pub fn touch(
-    key: Option<&Path>,
-    tell: impl Fn(Prompt<'_>),
-) -> Result<SessionSummary, LoginFailed> {
+pub fn touch(key: Option<&Path>, tell: impl Fn(Prompt<'_>)) -> Result<SessionSummary, LoginFailed> {
     let folder = ConfigFolder::locate()?;
     let connection = folder.load()?;
     let key = key.or(connection.ssh_key.as_deref());

@@ -35,7 +35,9 @@ pub use held::Held;
 pub use history::{History, HistoryError};
 pub use key::{KeyError, SigningKey};
 pub use log_keys::LogKeys;
-pub use login::{LoggedOut, LoginFailed, LoginWay, Prompt, SignedIn, is_signed_in, login, logout, touch};
+pub use login::{
+    LoggedOut, LoginFailed, LoginWay, Prompt, SignedIn, is_signed_in, login, logout, touch,
+};
 pub use run::{RunError, psql, psql_environment, ssh, ssh_options};
 pub use runtime::RuntimeError;
 pub use session::{Ask, Session, SessionError, Sessions};

@@ -49,11 +49,7 @@ impl IdToken {
     }
 
     /// The job's token for an audience: out of a file, else of the environment, else from GitHub.
-    fn get(
-        self,
-        file: Option<&Path>,
-        audience: &str,
-    ) -> Result<Zeroizing<String>, TokenError> {
+    fn get(self, file: Option<&Path>, audience: &str) -> Result<Zeroizing<String>, TokenError> {
         match (file, self.token, self.github) {
             (Some(path), ..) => from_file(path),
             (None, Some(token), _) => Ok(token),

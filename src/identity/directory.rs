@@ -179,7 +179,11 @@ impl Directory {
     ///
     /// # Errors
     /// When the key is nobody's, or they are not taken now.
-    pub fn accepted(&self, fingerprint: &str, now: Timestamp) -> Result<Accepted<'_>, Unidentified> {
+    pub fn accepted(
+        &self,
+        fingerprint: &str,
+        now: Timestamp,
+    ) -> Result<Accepted<'_>, Unidentified> {
         let accepted = match self.owners.get(fingerprint) {
             Some(owner) => {
                 let user = self.users.get(owner).ok_or(Unidentified::UnknownKey)?;
@@ -212,7 +216,11 @@ impl Directory {
         }
         let user = match session.workload {
             Some(_) => None,
-            None => Some(self.users.get(&session.user).ok_or(Unidentified::UnknownKey)?),
+            None => Some(
+                self.users
+                    .get(&session.user)
+                    .ok_or(Unidentified::UnknownKey)?,
+            ),
         };
         let touched = session.touched.as_deref();
         Ok(Accepted {
@@ -406,7 +414,8 @@ impl Directory {
     fn bar(&mut self, account: &Account) {
         self.accounts.remove(account);
         self.barred.insert(account.clone());
-        self.sessions.end_those(|session| session.account == *account);
+        self.sessions
+            .end_those(|session| session.account == *account);
     }
 
     fn bind(

@@ -4,7 +4,9 @@ use ssh_key::PublicKey;
 
 use super::key_fingerprint;
 use crate::audit::NewSession;
-use crate::model::{Account, GroupName, LONGEST_SESSION, SecondFactor, SessionSummary, Timestamp, UserName};
+use crate::model::{
+    Account, GroupName, LONGEST_SESSION, SecondFactor, SessionSummary, Timestamp, UserName,
+};
 
 /// Which keys sign for whom because somebody signed in, rebuilt from the audit log's entries.
 #[derive(Clone, Debug, Default)]

@@ -228,7 +228,10 @@ impl Workloads {
         // is not.
         let issuer = super::jwt::unverified_issuer(token)?;
         let mut found = None;
-        let theirs = self.0.iter().filter(|workload| workload.is_from(issuer.as_deref()));
+        let theirs = self
+            .0
+            .iter()
+            .filter(|workload| workload.is_from(issuer.as_deref()));
         for workload in theirs {
             match workload.verify(token, now).await {
                 Ok(claims) if workload.fits(&claims) => return workload.vouched(&claims),
@@ -464,7 +467,9 @@ pub enum WorkloadError {
         claim: String,
     },
     /// Nobody vouches.
-    #[error("[[workload]] {0}: issuer: say whose tokens it has; for SPIFFE, name jwks_url or jwks_file")]
+    #[error(
+        "[[workload]] {0}: issuer: say whose tokens it has; for SPIFFE, name jwks_url or jwks_file"
+    )]
     NoIssuer(UserName),
     /// Keys come from one place.
     #[error("[[workload]] {0}: use jwks_url or jwks_file, not both")]

@@ -42,8 +42,8 @@ pub use invalid::Invalid;
 pub use issuer::IssuerUrl;
 pub use lock::LockTarget;
 pub use login::{
-    Account, DevicePrompt, LONGEST_SESSION, LoginAnswer, LoginBegin, LoginBegun, LoginFinish, ProviderSummary,
-    RedirectAnswer, SessionSummary, SessionTouch, WorkloadLogin,
+    Account, DevicePrompt, LONGEST_SESSION, LoginAnswer, LoginBegin, LoginBegun, LoginFinish,
+    ProviderSummary, RedirectAnswer, SessionSummary, SessionTouch, WorkloadLogin,
 };
 pub use name::{
     DatabaseUser, DeliveryName, GroupName, HostName, Label, PrincipalName, ProviderName, Purpose,

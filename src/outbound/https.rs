@@ -47,7 +47,10 @@ pub fn agent(
         .root_certs(RootCerts::Specific(Arc::new(roots.collect())))
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .build();
-    Ok(plain(connect_timeout, timeout).tls_config(tls).build().new_agent())
+    Ok(plain(connect_timeout, timeout)
+        .tls_config(tls)
+        .build()
+        .new_agent())
 }
 
 /// The same without roots: for those who are not asked by TLS.

@@ -8,9 +8,7 @@ use std::time::Duration;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params_from_iter};
 
-use super::{
-    ARCHIVE, StoreError, StoredHashes, archives, check_format, parse, passing, timestamp,
-};
+use super::{ARCHIVE, StoreError, StoredHashes, archives, check_format, parse, passing, timestamp};
 use crate::audit::Entry;
 use crate::audit::archive::{self, Archive, ArchiveFile, PIECE};
 use crate::audit::proof::{Hashes, ProofError};

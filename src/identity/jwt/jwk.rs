@@ -17,10 +17,10 @@ const SMALLEST_RSA: usize = 256;
 
 /// The keys of an issuer: a JSON Web Key Set (RFC 7517). Those that can't be used here are left out.
 #[derive(Clone, Debug, Default)]
-pub struct Jwks(Vec<Jwk>);
+pub struct Jwks(pub(super) Vec<Jwk>);
 
 #[derive(Clone, Debug)]
-struct Jwk {
+pub(super) struct Jwk {
     kid: Option<String>,
     /// The only algorithm that it is for, when it says so.
     alg: Option<String>,
@@ -29,7 +29,10 @@ struct Jwk {
 
 #[derive(Clone, Debug)]
 enum Key {
-    Rsa { n: Vec<u8>, e: Vec<u8> },
+    Rsa {
+        n: Vec<u8>,
+        e: Vec<u8>,
+    },
     /// On P-256: the uncompressed point.
     P256(Vec<u8>),
     /// On P-384: the uncompressed point.
@@ -128,9 +131,7 @@ impl Jwk {
             }
             ("EC", Some("P-256")) => Key::P256(point(32)?),
             ("EC", Some("P-384")) => Key::P384(point(48)?),
-            ("OKP", Some("Ed25519")) => {
-                Key::Ed25519(part(&written.x).filter(|x| x.len() == 32)?)
-            }
+            ("OKP", Some("Ed25519")) => Key::Ed25519(part(&written.x).filter(|x| x.len() == 32)?),
             _ => return None,
         };
         Some(Self {

@@ -10,6 +10,8 @@ use ring::signature::{
     KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256,
     RSA_PSS_SHA384, RSA_PSS_SHA512, RsaEncoding, RsaKeyPair,
 };
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 use super::*;
@@ -56,10 +58,11 @@ fn ed25519() -> Signing {
 fn rsa_pkcs8(bits: &str) -> Vec<u8> {
     let bits = format!("rsa_keygen_bits:{bits}");
     let made = Command::new("openssl")
-        .args(["genpkey", "-algorithm", "RSA", "-outform", "DER", "-pkeyopt", &bits])
+        .args(["genpkey", "-algorithm", "RSA", "-pkeyopt", &bits])
         .output()
         .unwrap();
-    made.stdout
+    let key = PrivatePkcs8KeyDer::from_pem_slice(&made.stdout).unwrap();
+    key.secret_pkcs8_der().to_vec()
 }
 
 fn rsa(document: &[u8], padding: &'static dyn RsaEncoding) -> Signing {
@@ -145,7 +148,10 @@ fn each_algorithm_is_verified_with_its_own_kind_of_key_alone() {
         assert_eq!(claims.subject(), "alice", "{alg}");
         for (other, _) in all.iter().filter(|(other, _)| other != alg) {
             let token = signed(signing, &json!({"alg": other, "kid": "one"}), &payload());
-            assert!(verified(&token, &keys(&[&signing.jwk])).is_err(), "{alg} as {other}");
+            assert!(
+                verified(&token, &keys(&[&signing.jwk])).is_err(),
+                "{alg} as {other}"
+            );
         }
         // The key says what it is for.
         let mut jwk = signing.jwk.clone();
@@ -247,7 +253,10 @@ fn the_key_is_the_one_that_is_named_and_never_the_tokens_own() {
     assert!(verified(&es256(&one, &payload()), &both).is_ok());
     let named = |kid: &str| signed(&two, &json!({"alg": "ES256", "kid": kid}), &payload());
     assert!(verified(&named("two"), &both).is_ok());
-    assert_eq!(verified(&named("one"), &both).unwrap_err(), JwtError::Signature);
+    assert_eq!(
+        verified(&named("one"), &both).unwrap_err(),
+        JwtError::Signature
+    );
     assert_eq!(
         verified(&named("three"), &both).unwrap_err(),
         JwtError::UnknownKey(Some("three".to_owned()))
@@ -294,9 +303,17 @@ const MOST_KEYS: usize = 100;
 fn a_token_is_by_the_issuer_for_us_and_for_this_login() {
     use JwtError::{Audience, Claim, Issuer, Nonce, Party};
     let is = |claim: &str, value: Value, error: JwtError| {
-        assert_eq!(with(claim, value.clone()).unwrap_err(), error, "{claim} {value}");
+        assert_eq!(
+            with(claim, value.clone()).unwrap_err(),
+            error,
+            "{claim} {value}"
+        );
     };
-    is("iss", json!("https://issuer/"), Issuer("https://issuer/".to_owned()));
+    is(
+        "iss",
+        json!("https://issuer/"),
+        Issuer("https://issuer/".to_owned()),
+    );
     is("iss", Value::Null, Claim("iss"));
     is("aud", json!("them"), Audience("them".to_owned()));
     is("aud", json!(["them"]), Audience("them".to_owned()));
@@ -335,7 +352,10 @@ fn clocks_may_differ_by_a_minute() {
         assert!(with("exp", wrong.clone()).is_err(), "{wrong}");
         assert!(with("nbf", wrong.clone()).is_err(), "{wrong}");
     }
-    assert_eq!(with("exp", Value::Null).unwrap_err(), JwtError::Claim("exp"));
+    assert_eq!(
+        with("exp", Value::Null).unwrap_err(),
+        JwtError::Claim("exp")
+    );
 }
 
 #[test]

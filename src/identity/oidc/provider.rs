@@ -213,7 +213,10 @@ impl Provider {
                 .verification_uri_complete
                 .and_then(|page| web_page(&page)),
             lasts: Duration::from_secs(begun.expires_in),
-            interval: begun.interval.unwrap_or(INTERVAL).clamp(1, LONGEST_INTERVAL),
+            interval: begun
+                .interval
+                .unwrap_or(INTERVAL)
+                .clamp(1, LONGEST_INTERVAL),
         })
     }
 
