@@ -7,6 +7,8 @@
 // OPENID_PASSWORD   USER-password when left out
 // OPENID_CODE       the user code to type in, in the device flow
 // OPENID_ANSWER     `deny` refuses consent, or the device
+// OPENID_CATCH      any value: does not follow the way back to http://127.0.0.1:PORT/callback, and
+//                   prints that URL instead of a page, as whoever takes it on its way has it
 // OPENID_INSECURE   any value: the provider's certificate is by nobody whom Chromium knows
 // CHROMIUM          which Chromium; the first of the usual names in PATH when left out
 //
@@ -49,6 +51,7 @@ const answers = {
 const asked = new Set();
 
 let browser;
+let ended = false;
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) {
   process.on(signal, () => end(1, `ended by ${signal}`));
 }
@@ -76,12 +79,26 @@ try {
   });
   const [page] = await browser.pages();
   page.setDefaultTimeout(LONGEST);
+  if ('OPENID_CATCH' in process.env) await catchCallback(page);
   await page.goto(url, { waitUntil: 'load' });
   while (await step(page));
   const text = await page.evaluate(() => document.body.innerText);
   await end(0, undefined, text);
 } catch (error) {
   await end(1, error.message);
+}
+
+async function catchCallback(page) {
+  await page.setRequestInterception(true);
+  page.on('request', (request) => {
+    const { hostname, pathname } = new URL(request.url());
+    if (request.isNavigationRequest() && hostname === '127.0.0.1' && pathname === '/callback') {
+      request.abort();
+      end(0, undefined, request.url());
+    } else {
+      request.continue();
+    }
+  });
 }
 
 /** Does what the page asks for; false when it asks for nothing. */
@@ -136,7 +153,10 @@ function find() {
   throw new Error('there is no Chromium: scripts/install-dependencies installs it');
 }
 
+/** Only the first end counts: closing the browser makes what waits for it fail. */
 async function end(code, complaint, text) {
+  if (ended) return;
+  ended = true;
   clearTimeout(tooLong);
   if (complaint) console.error(`browser.js: ${complaint}`);
   if (text !== undefined) console.log(text);

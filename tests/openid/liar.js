@@ -14,7 +14,8 @@
 //                            stranger, whom nobody knows. It signs as the one who is published
 //   "secret": FORM           what HS256 is keyed with: the public key as pem, der or jwk, or
 //                            {"text": TEXT}
-//   "header": {...}          of the ID token, as with claims; kid is in there
+//   "header": {...}          of the ID token, as with claims; kid is in there. "jwk": "own" stands for
+//                            the public key of whoever signs, "jku": "own" for where it can be had
 //   "tamper": NAME           signature (a bit of it is wrong), claims (changed after signing) or
 //                            unsigned (the signature is cut off)
 //   "id_token": TEXT         in the place of any token
@@ -48,7 +49,7 @@ let retired = published;
 const stranger = newKeys();
 const codes = new Map();
 const devices = new Map();
-const asked = { discovery: [], jwks: [], authorize: [], token: [], device: [] };
+const asked = { discovery: [], jwks: [], stranger: [], authorize: [], token: [], device: [] };
 let issuer;
 
 const server = http.createServer((request, response) => {
@@ -90,6 +91,9 @@ async function serve(request, response) {
     case 'GET /jwks':
       seen('jwks');
       return answer(response, 'jwks', { keys: Object.values(published).map(publicJwk) });
+    case 'GET /stranger':
+      seen('stranger');
+      return response.end(JSON.stringify({ keys: Object.values(stranger).map(publicJwk) }));
     case 'GET /authorize':
       seen('authorize');
       return authorize(response, url.searchParams);
@@ -212,6 +216,8 @@ function idToken({ nonce, max_age: maxAge }) {
     { alg: algorithm, typ: 'JWT', kid: (known[algorithm] ?? known.RS256).kid },
     order.header,
   );
+  if (header.jwk === 'own') header.jwk = publicJwk(keys.RS256);
+  if (header.jku === 'own') header.jku = `${issuer}/stranger`;
   const encode = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
   const text = `${encode(header)}.${encode(claims)}`;
   let signature = signed(algorithm, keys, text);
