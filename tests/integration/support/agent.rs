@@ -26,9 +26,14 @@ impl Agent {
         Self { folder, process }
     }
 
+    /// Lets a program reach this agent.
+    pub(crate) fn lend<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.env("SSH_AUTH_SOCK", self.folder.join("socket"))
+    }
+
     /// Runs a program that this agent serves.
     pub(crate) fn run(&self, command: &mut Command) -> Ran {
-        Ran::of(command.env("SSH_AUTH_SOCK", self.folder.join("socket")))
+        Ran::of(self.lend(command))
     }
 
     /// Adds a key, with the certificate beside it if there is one.
