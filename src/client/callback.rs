@@ -116,8 +116,8 @@ fn answer(target: &str, state: &str) -> Option<Result<RedirectAnswer, String>> {
     if let Some(error) = value("error") {
         let description = value("error_description");
         return Some(Err(match description {
-            Some(description) => format!("{error}: {description}"),
-            None => error,
+            Some(description) => format!("{}: {}", shown(&error), shown(&description)),
+            None => shown(&error),
         }));
     }
     Some(Ok(RedirectAnswer {
@@ -125,6 +125,12 @@ fn answer(target: &str, state: &str) -> Option<Result<RedirectAnswer, String>> {
         state: state.to_owned(),
         iss: value("iss"),
     }))
+}
+
+/// Others' words in one line.
+fn shown(text: &str) -> String {
+    let text: String = text.chars().take(200).collect();
+    text.escape_debug().to_string()
 }
 
 fn page(browser: &mut TcpStream, status: &str, title: &str, text: &str) -> io::Result<()> {

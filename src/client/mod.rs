@@ -90,7 +90,7 @@ pub enum OpenError {
     #[error("you are not signed in: run `hallpass login`")]
     NotSignedIn,
     /// Somebody signed in, and that is over.
-    #[error("your session as {0} is over: run `hallpass login`")]
+    #[error("your session as {0} is over, or its key is gone: run `hallpass login`")]
     SessionOver(UserName),
 }
 

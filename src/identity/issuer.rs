@@ -12,9 +12,10 @@ use crate::outbound::{Answer, Https, HttpsError};
 
 /// For how long metadata and keys are believed.
 const LIFE: Duration = Duration::from_secs(60 * 60);
-/// How often keys are fetched since a token names one that is not known: anybody can write such a
-/// token.
-const PAUSE: Duration = Duration::from_secs(10);
+/// How often in a minute keys are fetched at most since a token names one that is not known: anybody
+/// can write such a token.
+const REFETCHES: usize = 6;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// An issuer of tokens. Its keys are fetched when they are needed, and kept for an hour.
 pub struct Issuer {
@@ -36,6 +37,8 @@ enum KeysFrom {
 struct Known {
     metadata: Option<(Arc<Metadata>, Instant)>,
     keys: Option<(Arc<Jwks>, Instant)>,
+    /// When keys were fetched since one was not known, in the last minute.
+    refetched: Vec<Instant>,
 }
 
 /// What an issuer says of itself (OpenID Connect Discovery 1.0, section 3; RFC 8414; RFC 8628, section 4;
@@ -133,28 +136,38 @@ impl Issuer {
         expected: &Expected<'_>,
         now: Timestamp,
     ) -> Result<Claims, IssuerError> {
-        let keys = self.keys(LIFE).await?;
+        let keys = self.keys(None).await?;
         match jwt::verify(token, &keys, expected, now) {
             // It may have new ones.
             Err(JwtError::UnknownKey(_)) => {
-                let keys = self.keys(PAUSE).await?;
+                let keys = self.keys(Some(&keys)).await?;
                 Ok(jwt::verify(token, &keys, expected, now)?)
             }
             verified => Ok(verified?),
         }
     }
 
-    /// Its keys as they were so long ago at most.
-    async fn keys(&self, life: Duration) -> Result<Arc<Jwks>, IssuerError> {
+    /// Its keys: fetched again when they are old, or when a token names one that is not among `old`.
+    async fn keys(&self, old: Option<&Arc<Jwks>>) -> Result<Arc<Jwks>, IssuerError> {
         let mut known = self.known.lock().await;
-        if let Some((keys, fetched)) = &known.keys
-            && (fetched.elapsed() < life || matches!(self.keys, KeysFrom::Given))
-        {
-            return Ok(Arc::clone(keys));
+        let known = &mut *known;
+        if let Some((keys, fetched)) = &known.keys {
+            let wanted = match old {
+                None => fetched.elapsed() >= LIFE,
+                // Another who waited for the same may have fetched them.
+                Some(old) => Arc::ptr_eq(old, keys) && known.refetched.len() < REFETCHES,
+            };
+            if matches!(self.keys, KeysFrom::Given) || !wanted {
+                known.refetched.retain(|fetched| fetched.elapsed() < MINUTE);
+                return Ok(Arc::clone(keys));
+            }
+            if old.is_some() {
+                known.refetched.push(Instant::now());
+            }
         }
         let (url, https) = match &self.keys {
             KeysFrom::Metadata(_, https) => {
-                (self.metadata_in(&mut known).await?.jwks_uri.clone(), https)
+                (self.metadata_in(known).await?.jwks_uri.clone(), https)
             }
             KeysFrom::Address(url, https) => (url.clone(), https),
             KeysFrom::Given => return Err(IssuerError::Strange("it has no keys".to_owned())),

@@ -234,7 +234,7 @@ impl Workloads {
             .filter(|workload| workload.is_from(issuer.as_deref()));
         for workload in theirs {
             match workload.verify(token, now).await {
-                Ok(claims) if workload.fits(&claims) => return workload.vouched(&claims),
+                Ok(claims) if workload.fits(&claims) => return Ok(workload.vouched(&claims)),
                 Ok(claims) => found = Some(NoWorkload::OtherClaims(claims.subject().to_owned())),
                 Err(error @ NoWorkload::Unreachable(_)) => return Err(error),
                 // Of several, what gets furthest tells most.
@@ -311,14 +311,14 @@ impl Workload {
         })
     }
 
-    fn vouched(&self, claims: &Claims) -> Result<VouchedWorkload, NoWorkload> {
+    fn vouched(&self, claims: &Claims) -> VouchedWorkload {
         let mut attributes = BTreeMap::from([("provider".to_owned(), self.provider.to_string())]);
         for (attribute, claim) in self.platform.attributes() {
             if let Some(value) = claims.text(claim) {
                 attributes.insert((*attribute).to_owned(), value.to_owned());
             }
         }
-        Ok(VouchedWorkload {
+        VouchedWorkload {
             name: self.name.clone(),
             account: Account {
                 provider: self.provider.clone(),
@@ -327,9 +327,9 @@ impl Workload {
             groups: self.groups.clone(),
             attributes,
             life: self.life,
-            issued: claims.issued().ok_or(NoWorkload::NoTime)?,
+            issued: claims.issued(),
             expires: claims.expires(),
-        })
+        }
     }
 }
 
@@ -415,9 +415,6 @@ pub enum NoWorkload {
          compares them with docs/workloads.md"
     )]
     OtherClaims(String),
-    /// It does not say when it was made.
-    #[error("the token does not say when it was issued (iat)")]
-    NoTime,
     /// Its platform's keys can't be fetched.
     #[error("the platform's keys can't be fetched: {0}; try again later")]
     Unreachable(String),
@@ -438,7 +435,6 @@ impl NoWorkload {
         match self {
             Self::None | Self::Issuer | Self::OtherClaims(_) => "unknown-workload",
             Self::Token(error) => error.code(),
-            Self::NoTime => "no-time",
             Self::Unreachable(_) => "provider-unavailable",
         }
     }

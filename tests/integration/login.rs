@@ -2,7 +2,7 @@
 //! and psql.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -506,7 +506,9 @@ fn all_files_of_a_session_but_the_key_are_worth_nothing() {
         // The thief's own folder is for the thief's own configuration: take over both.
         let place = from.strip_prefix(bob.folder.path()).unwrap();
         let to = thief.folder.join(place);
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        let mut private = fs::DirBuilder::new();
+        private.recursive(true).mode(0o700);
+        private.create(to.parent().unwrap()).unwrap();
         if from != key {
             fs::copy(&from, to).unwrap();
         }
@@ -523,7 +525,11 @@ fn all_files_of_a_session_but_the_key_are_worth_nothing() {
     let to = thief
         .folder
         .join(key.strip_prefix(bob.folder.path()).unwrap());
-    fs::copy(&own, to).unwrap();
+    fs::copy(&own, &to).unwrap();
+    let mut whoami = thief.command();
+    whoami.env("HALLPASS_CONFIG", bob.folder.join("config"));
+    Ran::of(whoami.arg("whoami")).fails_with(66, "made no signature");
+    fs::copy(own.with_extension("pub"), to.with_extension("pub")).unwrap();
     let mut whoami = thief.command();
     whoami.env("HALLPASS_CONFIG", bob.folder.join("config"));
     Ran::of(whoami.arg("whoami")).fails_with(77, "was not accepted");
@@ -592,7 +598,9 @@ fn administrators_see_and_end_sessions_and_nobody_else_does() {
         (&json!("bob"), &json!("alice"))
     );
     assert_eq!(listed(&admin, &["--all"]), [eves.as_str()]);
-    assert_eq!(admin.hallpass(["session", "end", &bobs]).code, 66);
+    admin
+        .hallpass(["session", "end", &bobs])
+        .fails_with(65, "no such session");
     // One's own, from elsewhere.
     eve.hallpass(["session", "end", &eves]).ok();
     eve.hallpass(["whoami"]).fails_with(77, "was not accepted");

@@ -42,5 +42,7 @@ mod tail;
 mod tamper;
 mod tiles;
 mod token;
+mod touch;
 mod witness;
 mod witnessing;
+mod workloads;

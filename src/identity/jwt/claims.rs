@@ -11,6 +11,7 @@ use crate::model::Timestamp;
 pub struct Claims {
     all: Map<String, Value>,
     subject: String,
+    issued: Timestamp,
     expires: Timestamp,
 }
 
@@ -53,6 +54,7 @@ impl Claims {
         let subject = subject.filter(legal).ok_or(JwtError::Claim("sub"))?;
         Ok(Self {
             subject: subject.to_owned(),
+            issued: time(all.get("iat")).ok_or(JwtError::Claim("iat"))?,
             expires: time(all.get("exp")).ok_or(JwtError::Claim("exp"))?,
             all,
         })
@@ -85,9 +87,9 @@ impl Claims {
         if self.expires.plus(LEEWAY) <= now {
             return Err(JwtError::Expired(self.expires));
         }
-        for claim in ["iat", "nbf"] {
+        for claim in ["iat", "nbf", "auth_time"] {
             if let Some(value) = self.all.get(claim) {
-                let from = time(Some(value)).ok_or(JwtError::Claim("iat or nbf"))?;
+                let from = time(Some(value)).ok_or(JwtError::Claim(claim))?;
                 if from > now.plus(LEEWAY) {
                     return Err(JwtError::NotYet(from));
                 }
@@ -112,9 +114,9 @@ impl Claims {
         self.expires
     }
 
-    /// `iat`, when it is there.
-    pub fn issued(&self) -> Option<Timestamp> {
-        self.time("iat")
+    /// `iat`
+    pub fn issued(&self) -> Timestamp {
+        self.issued
     }
 
     /// A claim that is a text. A name that begins with `/` is a JSON pointer (RFC 6901).

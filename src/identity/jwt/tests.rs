@@ -348,6 +348,14 @@ fn clocks_may_differ_by_a_minute() {
     ] {
         assert_eq!(with(claim, json!(value)).err(), error, "{claim} {value}");
     }
+    for claim in ["iat", "auth_time"] {
+        let late = JwtError::NotYet(at(NOW + 600));
+        assert_eq!(with(claim, json!(NOW + 600)).err(), Some(late), "{claim}");
+    }
+    assert_eq!(
+        with("iat", Value::Null).unwrap_err(),
+        JwtError::Claim("iat")
+    );
     for wrong in [json!("tomorrow"), json!(-1), json!(1e300)] {
         assert!(with("exp", wrong.clone()).is_err(), "{wrong}");
         assert!(with("nbf", wrong.clone()).is_err(), "{wrong}");
