@@ -25,8 +25,10 @@ fn b64(bytes: impl AsRef<[u8]>) -> String {
 /// What signs, and its JWK.
 struct Signing {
     jwk: Value,
-    sign: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+    sign: Box<Sign>,
 }
+
+type Sign = dyn Fn(&[u8]) -> Vec<u8>;
 
 fn ecdsa(algorithm: &'static EcdsaSigningAlgorithm, crv: &str) -> Signing {
     let random = SystemRandom::new();
