@@ -140,17 +140,9 @@ impl Authority {
             let host = directory.hosts().invited(&hash(&token), now);
             host.map(|host| host.profile.clone())
         };
-        let newcomer = identity::identify_newcomer(
-            request,
-            &self.keys.now().audiences,
-            |_| invited().is_some(),
-            &self.replays,
-            now,
-        );
-        let newcomer = match newcomer {
-            Ok(newcomer) => newcomer,
-            Err(refusal) => return Err(self.unidentified(request, source, refusal, now).await?),
-        };
+        let newcomer = self
+            .newcomer(request, source, now, |_| invited().is_some())
+            .await?;
         // Strangers never get here, and so hold nobody up. Of two with one token, one was first.
         let alone = std::sync::Arc::clone(&self.changes).lock_owned().await;
         let profile = invited().ok_or(Refusal::Unidentified)?;

@@ -16,7 +16,7 @@ use crate::audit::{self, Event, NewSession, Refused, SpentToken, With};
 use crate::certificate::check_ssh_key;
 use crate::identity::{
     self, Begun, LoginError, Logins, NewcomersKey, NoLogin, NoWorkload, Provider, ReplayGuard,
-    SignedRequest, Vouched, VouchedWorkload, Way, Workloads,
+    SignedRequest, Unidentified, Vouched, VouchedWorkload, Way, Workloads,
 };
 use crate::keys::random_bytes;
 use crate::model::{
@@ -341,13 +341,19 @@ impl Authority {
         source: IpAddr,
     ) -> Result<SessionSummary, Refusal> {
         let now = now();
-        let newcomer = self
-            .newcomer(request, source, now, |_| !self.workloads.is_empty())
-            .await?;
+        let audiences = &self.keys.now().audiences;
+        let newcomer = match identity::identify_newcomer(request, audiences, now) {
+            Ok(newcomer) => newcomer,
+            Err(refusal) => return Err(self.unidentified(request, source, refusal, now).await?),
+        };
         let ask: WorkloadLogin = self.parse(request)?;
         let token = Zeroizing::new(ask.token);
         let begun = async {
             let vouched = self.workloads.identify(&token, now).await?;
+            // A stranger never gets here, and so fills no memory.
+            if let Err(refusal) = newcomer.admit(&self.replays, now) {
+                return Err(self.unidentified(request, source, refusal, now).await?.into());
+            }
             let spent = SpentToken {
                 sha256: token_hash(&token),
                 expires: vouched.expires,
@@ -464,7 +470,7 @@ impl Authority {
         Ok((name.clone(), true))
     }
 
-    /// Whoever holds a key that nobody knows yet.
+    /// Whoever holds a key that nobody knows yet, and is expected to come.
     pub(super) async fn newcomer(
         &self,
         request: &SignedRequest,
@@ -473,8 +479,14 @@ impl Authority {
         expected: impl FnOnce(&str) -> bool,
     ) -> Result<NewcomersKey, Refusal> {
         let audiences = &self.keys.now().audiences;
-        let newcomer =
-            identity::identify_newcomer(request, audiences, expected, &self.replays, now);
+        let newcomer = identity::identify_newcomer(request, audiences, now);
+        let newcomer = newcomer.and_then(|newcomer| {
+            if !expected(&newcomer.fingerprint) {
+                return Err(newcomer.refused(Unidentified::NotInvited));
+            }
+            newcomer.admit(&self.replays, now)?;
+            Ok(newcomer)
+        });
         match newcomer {
             Ok(newcomer) => Ok(newcomer),
             Err(refusal) => Err(self.unidentified(request, source, refusal, now).await?),

@@ -15,6 +15,9 @@ const LIFE: Duration = Duration::from_secs(60 * 60);
 /// How often in a minute keys are fetched at most since a token names one that is not known: anybody
 /// can write such a token.
 const REFETCHES: usize = 6;
+/// For how long one that gives no answer is not asked again: whoever waits behind a question that came
+/// to nothing is not to wait as long once more.
+const REST: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// An issuer of tokens. Its keys are fetched when they are needed, and kept for an hour.
@@ -39,6 +42,8 @@ struct Known {
     keys: Option<(Arc<Jwks>, Instant)>,
     /// When keys were fetched since one was not known, in the last minute.
     refetched: Vec<Instant>,
+    /// Why it gave no answer, and when.
+    failed: Option<(IssuerError, Instant)>,
 }
 
 /// What an issuer says of itself (OpenID Connect Discovery 1.0, section 3; RFC 8414; RFC 8628, section 4;
@@ -111,7 +116,7 @@ impl Issuer {
         }
         let base = issuer.as_str().trim_end_matches('/');
         let url = format!("{base}/.well-known/openid-configuration");
-        let answer = fetch(https, &url).await?;
+        let answer = known.fetch(https, &url).await?;
         let metadata: Metadata = serde_json::from_slice(&answer.body)
             .map_err(|error| IssuerError::Strange(format!("its metadata at {url}: {error}")))?;
         if metadata.issuer != self.name {
@@ -172,12 +177,28 @@ impl Issuer {
             KeysFrom::Address(url, https) => (url.clone(), https),
             KeysFrom::Given => return Err(IssuerError::Strange("it has no keys".to_owned())),
         };
-        let answer = fetch(https, url.as_str()).await?;
+        let answer = known.fetch(https, url.as_str()).await?;
         let keys = Jwks::parse(&answer.body)
             .map_err(|error| IssuerError::Strange(format!("its keys at {url}: {error}")))?;
         let keys = Arc::new(keys);
         known.keys = Some((Arc::clone(&keys), Instant::now()));
         Ok(keys)
+    }
+}
+
+impl Known {
+    async fn fetch(&mut self, https: &Https, url: &str) -> Result<Answer, IssuerError> {
+        if let Some((error, when)) = &self.failed
+            && when.elapsed() < REST
+        {
+            return Err(error.clone());
+        }
+        let answer = fetch(https, url).await;
+        self.failed = match &answer {
+            Err(error) if error.is_unreachable() => Some((error.clone(), Instant::now())),
+            _ => None,
+        };
+        answer
     }
 }
 
@@ -195,7 +216,7 @@ async fn fetch(https: &Https, url: &str) -> Result<Answer, IssuerError> {
 }
 
 /// Why a token can't be verified.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum IssuerError {
     /// It gives no answer.
     #[error("{0}")]

@@ -174,13 +174,9 @@ impl Authentic<'_> {
         }
     }
 
-    /// Spends the nonce: last, so that a stranger can't fill the memory of nonces.
     fn spend(&self, replays: &ReplayGuard, now: Timestamp) -> Result<(), Refusal> {
-        match replays.spend(&self.proof.nonce, self.proof.time, now) {
-            Spent::Now => Ok(()),
-            Spent::Before => Err(self.refused(Unidentified::Replayed)),
-            Spent::Unknown => Err(self.refused(Unidentified::Forgotten(self.proof.time))),
-        }
+        let Proof { nonce, time, .. } = self.proof;
+        spend(nonce, *time, replays, now).map_err(|why| self.refused(why))
     }
 }
 
@@ -333,29 +329,55 @@ pub struct NewcomersKey {
     pub signed: Timestamp,
 }
 
-/// Verifies a request of somebody who is not known yet, and spends its nonce once `invited` says,
-/// given the key's fingerprint, that they may come.
+/// Verifies a request of somebody who is not known yet. Nothing of it is remembered until they are let
+/// in with [`NewcomersKey::admit`].
 ///
 /// # Errors
 /// When it can't be taken.
 pub fn identify_newcomer(
     request: &SignedRequest,
     audiences: &[String],
-    invited: impl FnOnce(&str) -> bool,
-    replays: &ReplayGuard,
     now: Timestamp,
 ) -> Result<NewcomersKey, Refusal> {
     let authentic = authentic(request, audiences, now)?;
-    if !invited(&authentic.fingerprint) {
-        return Err(authentic.refused(Unidentified::NotInvited));
-    }
-    authentic.spend(replays, now)?;
     Ok(NewcomersKey {
         nonce: authentic.proof.nonce.clone(),
         signed: authentic.proof.time,
         key: authentic.key,
         fingerprint: authentic.fingerprint,
     })
+}
+
+impl NewcomersKey {
+    /// Spends the nonce of somebody who may come.
+    ///
+    /// # Errors
+    /// When the same request came before.
+    pub fn admit(&self, replays: &ReplayGuard, now: Timestamp) -> Result<(), Refusal> {
+        spend(&self.nonce, self.signed, replays, now).map_err(|why| self.refused(why))
+    }
+
+    /// Why they may not.
+    pub fn refused(&self, why: Unidentified) -> Refusal {
+        Refusal {
+            why,
+            fingerprint: Some(self.fingerprint.clone()),
+        }
+    }
+}
+
+/// Spends a nonce: last, so that a stranger can't fill the memory of nonces.
+fn spend(
+    nonce: &str,
+    signed: Timestamp,
+    replays: &ReplayGuard,
+    now: Timestamp,
+) -> Result<(), Unidentified> {
+    match replays.spend(nonce, signed, now) {
+        Spent::Now => Ok(()),
+        Spent::Before => Err(Unidentified::Replayed),
+        Spent::Unknown => Err(Unidentified::Forgotten(signed)),
+    }
 }
 
 /// A key's fingerprint as OpenSSH prints it: `SHA256:` and unpadded base64.
