@@ -214,12 +214,16 @@ fn tokens_that_lack_a_claim_or_have_another_shape() {
         json!({"nonce": ["a"]}),
     ]);
     scene.takes(&json!({}));
+    let mut taken = Vec::new();
     for claims in lies {
         let order = json!({ "claims": claims });
         let ran = scene.login(&order);
-        assert_eq!(ran.code, 77, "{order}: {ran:?}");
         assert!(!ran.err.contains("panicked"), "{ran:?}");
+        if ran.code != 77 {
+            taken.push((claims, ran.code));
+        }
     }
+    assert!(taken.is_empty(), "{taken:?}");
     assert_eq!(scene.sessions(), 1);
     scene.takes(&json!({}));
 }
@@ -262,7 +266,7 @@ fn whoever_signed_in_there_too_long_ago_must_do_so_again() {
         json!(now + 600),
     ] {
         let order = json!({"claims": {"auth_time": auth_time}});
-        scene.refuses(&order, &["auth_time", "signed in", "time"]);
+        scene.refuses(&order, &["auth_time", "signed in", "future"]);
     }
 }
 

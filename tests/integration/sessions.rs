@@ -171,7 +171,8 @@ fn all_files_of_a_session_but_the_key_are_worth_nothing() {
     let own = thief.folder.join("own");
     let line = ["-q", "-t", "ed25519", "-N", "", "-f", own.to_str().unwrap()];
     run("ssh-keygen", line).ok();
-    fs::copy(&own, place.join(key.file_name().unwrap())).unwrap();
+    fs::copy(&own, place.join("key")).unwrap();
+    fs::copy(own.with_extension("pub"), place.join("key.pub")).unwrap();
     whoami().fails_with(77, "was not accepted");
     assert_eq!(ca.home.newest_code(), "unknown-key");
     // And the real one still works.
