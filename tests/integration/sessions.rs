@@ -82,7 +82,7 @@ fn a_session_lasts_as_long_as_the_ca_says_and_then_its_key_is_worth_nothing() {
     std::thread::sleep(Duration::from_secs(9).saturating_sub(signed_in.elapsed()));
     assert_eq!(whoami(), 401);
     bob.hallpass(["whoami"])
-        .fails_with(77, "is over: run `hallpass login`");
+        .fails_with(77, "your session as bob is over");
     assert!(bob.session_files().is_empty());
 }
 
