@@ -1,10 +1,11 @@
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Attestation, Circumstances, EntryIndex, GroupName, HostName, KeyId, KeyKind, LockTarget,
-    Purpose, Reason, RoleName, Serial, Timestamp, UserName,
+    Account, Attestation, Circumstances, EntryIndex, GroupName, HostName, KeyId, LockTarget,
+    Purpose, Reason, RoleName, SecondFactor, Serial, Timestamp, UserName,
 };
 
 /// One entry of the log. Its JSON text, as stored, is what counts; docs/log.md describes it.
@@ -116,6 +117,49 @@ pub enum Event {
     /// A key of a user was removed.
     KeyRemoved {
         /// Whose.
+        user: UserName,
+        /// The key's fingerprint.
+        fingerprint: String,
+        /// By whom.
+        by: Actor,
+    },
+    /// An account at a provider is a user's from now on: who signs in there is that user. A user
+    /// whom nobody enrolled is one from then on.
+    UserLinked {
+        /// Whose.
+        user: UserName,
+        /// The account.
+        account: Account,
+        /// By whom; nobody when a first login did it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Actor>,
+    },
+    /// An account at a provider is nobody's any more, and nobody signs in with it.
+    UserUnlinked {
+        /// Whose it was.
+        user: UserName,
+        /// The account.
+        account: Account,
+        /// By whom.
+        by: Actor,
+    },
+    /// Somebody signed in: for a while, a key signs for them.
+    SessionBegun(NewSession),
+    /// A FIDO2 key of theirs is the second factor of somebody's session.
+    SessionTouched {
+        /// The fingerprint of the FIDO2 key.
+        touched: String,
+        /// How many signatures it had made by then, when it counts them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        counter: Option<u32>,
+        /// What it said.
+        mfa: SecondFactor,
+        /// Whose session it is, which is that of the key that signed.
+        by: Actor,
+    },
+    /// A key does not sign for anybody any more, before the session's own end.
+    SessionEnded {
+        /// For whom it did.
         user: UserName,
         /// The key's fingerprint.
         fingerprint: String,
@@ -336,7 +380,7 @@ pub enum Event {
 pub struct Actor {
     /// Who.
     pub requester: UserName,
-    /// How they authenticated: `ssh-key`.
+    /// How they authenticated: `ssh-key`, or the provider that vouched for them.
     pub method: String,
     /// The fingerprint of the key that signed the request.
     pub fingerprint: String,
@@ -347,6 +391,41 @@ pub struct Actor {
     /// How many signatures a FIDO2 key had made by then, when it counts them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counter: Option<u32>,
+}
+
+/// A session as it begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewSession {
+    /// For whom the key signs.
+    pub user: UserName,
+    /// Whose word that is.
+    pub account: Account,
+    /// The key, as an OpenSSH line without comment.
+    pub public_key: String,
+    /// The groups that the provider puts them in.
+    pub groups: Vec<GroupName>,
+    /// The second factor that the provider says was shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mfa: Option<SecondFactor>,
+    /// What is known of a workload; nothing for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<BTreeMap<String, String>>,
+    /// A workload's token, which is good once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<SpentToken>,
+    /// Until when.
+    pub expires: Timestamp,
+    /// The address that the request came from.
+    pub source: IpAddr,
+}
+
+/// A token that is good once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpentToken {
+    /// The SHA-256 of what its signature covers, in hexadecimal.
+    pub sha256: String,
+    /// Until when it would be good.
+    pub expires: Timestamp,
 }
 
 /// A host behind a request.
@@ -455,193 +534,4 @@ pub struct AuthorityKey {
     pub purpose: String,
     /// An OpenSSH line, or a certificate in PEM.
     pub public: String,
-}
-
-impl Event {
-    /// The requester, for the log's index.
-    pub fn requester(&self) -> Option<&UserName> {
-        self.by().map(|actor| &actor.requester)
-    }
-
-    /// The user that something was done to, for the log's index.
-    pub fn subject(&self) -> Option<&UserName> {
-        match self {
-            Self::UserEnrolled { user, .. }
-            | Self::UserDisabled { user, .. }
-            | Self::UserEnabled { user, .. }
-            | Self::UserRemoved { user, .. }
-            | Self::KeyEnrolled { user, .. }
-            | Self::KeyRemoved { user, .. }
-            | Self::CounterWentBack { user, .. } => Some(user),
-            _ => None,
-        }
-    }
-
-    /// Whether who is enrolled, which hosts have joined, what is locked, or which CA keys there are, is
-    /// another after it.
-    pub fn changes_state(&self) -> bool {
-        self.subject().is_some()
-            || self.host().is_some()
-            || self.changes_ca_keys()
-            || matches!(self, Self::Locked { .. } | Self::Unlocked { .. })
-    }
-
-    /// Whether something that a server holds in memory is other after it.
-    pub fn is_heard(&self) -> bool {
-        let policy = matches!(self, Self::PolicyText { .. } | Self::PolicyLoaded { .. });
-        policy || self.changes_state()
-    }
-
-    /// The host that was invited, joined, confirmed or was removed.
-    pub fn host(&self) -> Option<&HostName> {
-        match self {
-            Self::HostInvited { profile, .. } => Some(&profile.host),
-            Self::HostJoined { host, .. }
-            | Self::HostConfirmed { host, .. }
-            | Self::HostRemoved { host, .. } => Some(host),
-            _ => None,
-        }
-    }
-
-    /// Whether a CA key stands elsewhere in its life after it.
-    pub fn changes_ca_keys(&self) -> bool {
-        matches!(
-            self,
-            Self::CaKeyStaged { .. }
-                | Self::CaKeyActivated { .. }
-                | Self::CaKeyRetired { .. }
-                | Self::CaKeyCancelled { .. }
-                | Self::CaKeyRevoked { .. }
-        )
-    }
-
-    /// Whether what signs the log's checkpoints is another after it.
-    pub fn changes_log_keys(&self) -> bool {
-        let key = match self {
-            Self::CaKeyStaged { new, .. } => &new.key,
-            Self::CaKeyActivated { key, .. }
-            | Self::CaKeyRetired { key, .. }
-            | Self::CaKeyCancelled { key, .. }
-            | Self::CaKeyRevoked { key, .. } => key,
-            _ => return false,
-        };
-        key.kind == KeyKind::Log
-    }
-
-    /// The CA keys that it introduces.
-    pub fn new_ca_keys(&self) -> &[NewCaKey] {
-        match self {
-            Self::CaKeyStaged { new, .. } => std::slice::from_ref(new),
-            Self::CaKeyActivated { issuing, .. } => issuing.as_slice(),
-            Self::CaKeyRevoked { successors, .. } => successors,
-            _ => &[],
-        }
-    }
-
-    /// Whether a start believes it only when it is proven to be in the tree: it says which keys
-    /// there are, who may do what, or which files hold entries. A kind that once counted must
-    /// always count, or archived logs don't add up.
-    pub fn is_believed_when_proven(&self) -> bool {
-        self.changes_state()
-            || matches!(
-                self,
-                Self::AuthorityCreated { .. } | Self::LogArchived { .. }
-            )
-    }
-
-    /// What a person asked for.
-    pub fn request(&self) -> Option<&Asked> {
-        match self {
-            Self::CertificateIssued { request, .. } => Some(request),
-            Self::RequestRefused { request, .. } => request.as_ref(),
-            _ => None,
-        }
-    }
-
-    /// The certificate, when one was issued.
-    pub fn certificate(&self) -> Option<&RecordedCertificate> {
-        match self {
-            Self::CertificateIssued { certificate, .. }
-            | Self::HostCertificateIssued { certificate, .. }
-            | Self::HostCertificateRenewed { certificate, .. }
-            | Self::ServerCertificateIssued { certificate, .. } => Some(certificate),
-            _ => None,
-        }
-    }
-
-    /// Who did it.
-    pub fn by(&self) -> Option<&Actor> {
-        match self {
-            Self::UserEnrolled { by, .. }
-            | Self::CaKeyStaged { by, .. }
-            | Self::CaKeyActivated { by, .. } => by.as_ref(),
-            Self::HostRemoved { removed_by, .. } => removed_by.as_ref(),
-            Self::UserDisabled { by, .. }
-            | Self::UserEnabled { by, .. }
-            | Self::UserRemoved { by, .. }
-            | Self::KeyEnrolled { by, .. }
-            | Self::KeyRemoved { by, .. }
-            | Self::CertificateIssued { by, .. }
-            | Self::HostCertificateIssued { by, .. }
-            | Self::HostInvited { by, .. }
-            | Self::Locked { by, .. }
-            | Self::Unlocked { by, .. }
-            | Self::CaKeyRetired { by, .. }
-            | Self::CaKeyCancelled { by, .. }
-            | Self::CaKeyRevoked { by, .. }
-            | Self::LogArchived { by, .. }
-            | Self::RequestRefused { by, .. } => Some(by),
-            Self::AuthorityCreated { .. }
-            | Self::ServerStarted { .. }
-            | Self::ClockCorrected { .. }
-            | Self::PolicyText { .. }
-            | Self::PolicyLoaded { .. }
-            | Self::ServerCertificateIssued { .. }
-            | Self::UnauthenticatedRefused { .. }
-            | Self::CounterWentBack { .. }
-            | Self::HostJoined { .. }
-            | Self::HostCertificateRenewed { .. }
-            | Self::HostConfirmed { .. }
-            | Self::LogRestored { .. }
-            | Self::RequestFailed => None,
-        }
-    }
-
-    /// The `kind` in its JSON.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::AuthorityCreated { .. } => "authority-created",
-            Self::ServerStarted { .. } => "server-started",
-            Self::ClockCorrected { .. } => "clock-corrected",
-            Self::PolicyText { .. } => "policy-text",
-            Self::PolicyLoaded { .. } => "policy-loaded",
-            Self::UserEnrolled { .. } => "user-enrolled",
-            Self::UserDisabled { .. } => "user-disabled",
-            Self::UserEnabled { .. } => "user-enabled",
-            Self::UserRemoved { .. } => "user-removed",
-            Self::KeyEnrolled { .. } => "key-enrolled",
-            Self::KeyRemoved { .. } => "key-removed",
-            Self::CertificateIssued { .. } => "certificate-issued",
-            Self::HostCertificateIssued { .. } => "host-certificate-issued",
-            Self::ServerCertificateIssued { .. } => "server-certificate-issued",
-            Self::RequestRefused { .. } => "request-refused",
-            Self::UnauthenticatedRefused { .. } => "unauthenticated-refused",
-            Self::CounterWentBack { .. } => "counter-went-back",
-            Self::HostInvited { .. } => "host-invited",
-            Self::HostJoined { .. } => "host-joined",
-            Self::HostCertificateRenewed { .. } => "host-certificate-renewed",
-            Self::HostConfirmed { .. } => "host-confirmed",
-            Self::HostRemoved { .. } => "host-removed",
-            Self::Locked { .. } => "locked",
-            Self::Unlocked { .. } => "unlocked",
-            Self::CaKeyStaged { .. } => "ca-key-staged",
-            Self::CaKeyActivated { .. } => "ca-key-activated",
-            Self::CaKeyRetired { .. } => "ca-key-retired",
-            Self::CaKeyCancelled { .. } => "ca-key-cancelled",
-            Self::CaKeyRevoked { .. } => "ca-key-revoked",
-            Self::LogArchived { .. } => "log-archived",
-            Self::LogRestored { .. } => "log-restored",
-            Self::RequestFailed => "request-failed",
-        }
-    }
 }

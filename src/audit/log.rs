@@ -16,7 +16,7 @@ use super::store::{End, Row, Store};
 use super::tree::Hash;
 use super::writer::{Committed, Live, Message, Waiting, Writer, lock};
 use super::{Entry, Event, ProofError, StoreError};
-use crate::model::{EntryIndex, Serial, Timestamp};
+use crate::model::{EntryIndex, LONGEST_SESSION, Serial, Timestamp};
 
 /// How many requests may wait for the disk. Past it, requests are turned away at once.
 pub(super) const QUEUE: usize = 1024;
@@ -176,7 +176,8 @@ impl Log {
     ) -> Result<Opened, StoreError> {
         let store = Store::open(path)?;
         let end = store.end(keys.as_ref())?;
-        store.state_entries(end.checkpoint.as_ref(), each)?;
+        let sessions_since = now.minus(LONGEST_SESSION + CLOCK_TOLERANCE);
+        store.state_entries(end.checkpoint.as_ref(), sessions_since, each)?;
         Ok(Opened {
             nonces: store.nonces(now)?,
             forgotten: store.forgotten(now)?,

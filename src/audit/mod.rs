@@ -7,6 +7,7 @@
 mod archive;
 mod checkpoint;
 mod entry;
+mod event;
 mod export;
 mod log;
 mod proof;
@@ -22,7 +23,7 @@ pub use archive::Archive;
 pub use checkpoint::{Checkpoint, CheckpointError, IllegalKey, NoteKind, NoteSigner, VerifierKey};
 pub use entry::{
     Actor, Asked, AuthorityKey, Decision, Entry, Event, HostActor, HostProfile, NewCaKey,
-    RecordedCertificate, Refused,
+    NewSession, RecordedCertificate, Refused, SpentToken,
 };
 pub use export::{ExportError, ExportProof, Format};
 pub use log::{Counter, Log, LogError, Opened, Place, Slot, Spent, With};

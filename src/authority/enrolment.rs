@@ -12,7 +12,7 @@ use crate::audit::{Actor, Event, With};
 use crate::certificate::{check_ssh_key, parse_public_key};
 use crate::identity::{Directory, EnrolmentError, SignedRequest, User, attest};
 use crate::model::{
-    Attestation, NewAttestation, NewKey, NewUser, Timestamp, UserName, UserSummary,
+    Account, Attestation, NewAttestation, NewKey, NewUser, Timestamp, UserName, UserSummary,
 };
 use crate::policy::AdminAction;
 
@@ -214,6 +214,76 @@ impl Authority {
         .ok_or_else(|| nobody(name))
     }
 
+    /// Makes an account at a provider a user's: who signs in there is that user.
+    ///
+    /// # Errors
+    /// When there is no such user or provider, or the account is somebody's.
+    pub async fn link(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        name: &str,
+    ) -> Result<UserSummary, Refusal> {
+        self.change_user(request, source, |directory, by| {
+            let user = enrolled(directory, name)?;
+            if user.accounts.len() >= MOST_KEYS {
+                let detail = format!("user {name} has {MOST_KEYS} accounts already");
+                return Err(Refusal::Conflict(detail));
+            }
+            let account: Account = self.parse(request)?;
+            check_subject(&account)?;
+            self.check_provider(&account.provider)?;
+            if let Some(owner) = directory.linked(&account) {
+                let detail = format!("this account signs in as user {} already", owner.name);
+                return Err(Refusal::Conflict(detail));
+            }
+            let user = user.name.clone();
+            let event = Event::UserLinked {
+                user: user.clone(),
+                account,
+                by: Some(by),
+            };
+            Ok((user, event))
+        })
+        .await?
+        .ok_or_else(|| nobody(name))
+    }
+
+    /// Takes an account away from a user. Its sessions end.
+    ///
+    /// # Errors
+    /// When it is not the user's.
+    pub async fn unlink(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        name: &str,
+        account: Account,
+    ) -> Result<UserSummary, Refusal> {
+        self.change_user(request, source, |directory, by| {
+            let user = enrolled(directory, name)?;
+            if !user.accounts.contains(&account) {
+                let detail =
+                    format!("user {name} has no such account: `hallpass user show {name}`");
+                return Err(Refusal::NotFound(detail));
+            }
+            if by.method == account.provider.as_str() && by.requester == user.name {
+                let detail = "you may be signed in with this account: leave it to another \
+                              administrator";
+                return Err(Refusal::Conflict(detail.to_owned()));
+            }
+            let user = user.name.clone();
+            let event = Event::UserUnlinked {
+                user: user.clone(),
+                account,
+                by,
+            };
+            Ok((user, event))
+        })
+        .await?
+        .ok_or_else(|| nobody(name))
+    }
+
     /// What the maker of a key says of it.
     fn attestation(
         &self,
@@ -290,6 +360,17 @@ pub(super) fn enrollable(text: &str) -> Result<PublicKey, Refusal> {
 /// A key as the log keeps it: without its comment, which anybody may have written.
 pub(super) fn line(key: &PublicKey) -> Result<String, ssh_key::Error> {
     PublicKey::from(key.key_data().clone()).to_openssh()
+}
+
+/// A subject as OpenID Connect Core 1.0, section 2, has it: what can be shown and logged.
+fn check_subject(account: &Account) -> Result<(), Refusal> {
+    let subject = &account.subject;
+    if (1..=255).contains(&subject.len()) && subject.bytes().all(|c| (b' '..=b'~').contains(&c)) {
+        return Ok(());
+    }
+    Err(Refusal::illegal(
+        "subject: use the `sub` of the provider's tokens: 1 to 255 visible ASCII characters",
+    ))
 }
 
 /// Keeps at least one administrator.

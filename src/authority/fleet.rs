@@ -140,17 +140,9 @@ impl Authority {
             let host = directory.hosts().invited(&hash(&token), now);
             host.map(|host| host.profile.clone())
         };
-        let newcomer = identity::identify_newcomer(
-            request,
-            &self.keys.now().audiences,
-            || invited().is_some(),
-            &self.replays,
-            now,
-        );
-        let newcomer = match newcomer {
-            Ok(newcomer) => newcomer,
-            Err(refusal) => return Err(self.unidentified(request, source, refusal, now).await?),
-        };
+        let newcomer = self
+            .newcomer(request, source, now, |_| invited().is_some())
+            .await?;
         // Strangers never get here, and so hold nobody up. Of two with one token, one was first.
         let alone = std::sync::Arc::clone(&self.changes).lock_owned().await;
         let profile = invited().ok_or(Refusal::Unidentified)?;
@@ -503,7 +495,8 @@ fn spent(host: &KnownHost) -> Spent {
     Spent::new(host.actor.nonce.clone(), ReplayGuard::expiry(host.signed))
 }
 
-fn hash(token: &str) -> String {
+/// The SHA-256 of a token in hexadecimal.
+pub(super) fn hash(token: &str) -> String {
     let digest = digest(&SHA256, token.as_bytes());
     let digits = digest.as_ref().iter();
     digits.map(|byte| format!("{byte:02x}")).collect()

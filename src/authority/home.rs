@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::identity::AttestationRoots;
+use crate::identity::{AttestationRoots, ProviderSettings, WorkloadSettings};
 use crate::keys::{TokenSettings, is_ours_to_change};
-use crate::model::{Delivery, DeliveryName, HostName};
+use crate::model::{Delivery, DeliveryName, HostName, Ttl};
 use crate::policy::TimeZone;
 use crate::witness::AskedWitness;
 
@@ -195,6 +195,38 @@ pub struct Config {
     /// What is believed of FIDO2 keys: the table `[fido2]`.
     #[serde(default)]
     pub fido2: Fido2Settings,
+    /// With whom people sign in: the `[[provider]]` tables.
+    #[serde(default, rename = "provider")]
+    pub providers: Vec<ProviderSettings>,
+    /// For how long: the table `[sessions]`.
+    #[serde(default)]
+    pub sessions: SessionSettings,
+    /// Which workloads are let in: the `[[workload]]` tables.
+    #[serde(default, rename = "workload")]
+    pub workloads: Vec<WorkloadSettings>,
+}
+
+/// For how long a key signs for whom a provider vouched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionSettings {
+    /// A person's session (`HALLPASS_SESSION_LIFE`).
+    #[serde(default = "SessionSettings::default_life")]
+    pub life: Ttl,
+}
+
+impl SessionSettings {
+    fn default_life() -> Ttl {
+        Ttl::HOUR
+    }
+}
+
+impl Default for SessionSettings {
+    fn default() -> Self {
+        Self {
+            life: Self::default_life(),
+        }
+    }
 }
 
 /// What is believed of FIDO2 keys.
@@ -297,6 +329,15 @@ impl Config {
         }
         if let Some((_, value)) = variable("HALLPASS_ATTESTATION_ROOTS") {
             self.fido2.attestation_roots = Some(value.into());
+        }
+        if let Some((name, value)) = variable("HALLPASS_SESSION_LIFE") {
+            self.sessions.life =
+                value
+                    .parse()
+                    .map_err(|error: crate::model::Invalid| HomeError::Variable {
+                        name,
+                        detail: error.to_string(),
+                    })?;
         }
         if self.names.is_empty() {
             return Err(HomeError::NoNames);

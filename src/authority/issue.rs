@@ -120,7 +120,7 @@ impl Authority {
         granted: &Granted<'_>,
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
-        let reserved = self.accepted(requester, |directory| {
+        let reserved = self.accepted(requester, now, |directory, _| {
             directory.check_unlocked(|| {
                 let role = LockTarget::Role(granted.role.name.clone());
                 [role, LockTarget::User(requester.actor.requester.clone())]

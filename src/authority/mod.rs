@@ -15,6 +15,7 @@ mod in_force;
 mod init;
 mod issue;
 mod locks;
+mod login;
 mod offline_root;
 mod open;
 mod policies;
@@ -24,15 +25,19 @@ mod refusal;
 mod restore;
 mod revocation;
 mod rotation;
+mod sessions;
 mod tailing;
 mod throttle;
 mod waiting;
 mod witnessing;
 
 pub use backup::{BackedUp, BackupError};
-pub use home::{Config, Fido2Settings, Home, HomeError, LogFormat, PolicySettings};
+pub use home::{
+    Config, Fido2Settings, Home, HomeError, LogFormat, PolicySettings, SessionSettings,
+};
 pub use importing::{ImportError, Incoming, KeyImport, KeyImported};
 pub use init::{Created, InitError, Inventory};
+pub use login::ProviderTwice;
 pub use offline_root::KeyInstall;
 pub use open::{Clock, OpenError};
 pub use reading::Which;
@@ -52,8 +57,8 @@ use crate::audit::{
     With,
 };
 use crate::identity::{
-    self, AttestationRoots, Counters, Directory, ReplayGuard, Requester, SignedRequest,
-    Unidentified,
+    self, Accepted, AttestationRoots, Counters, Directory, Logins, Provider, ReplayGuard,
+    Requester, SignedRequest, Unidentified, Workloads,
 };
 use crate::keys::KeyStore;
 use crate::model::{Circumstances, SignedTrust, Timestamp, TrustBundle};
@@ -75,6 +80,13 @@ pub struct Authority {
     settings: PolicySettings,
     /// Whose word counts when a FIDO2 key is enrolled.
     attestation_roots: AttestationRoots,
+    /// With whom people sign in.
+    providers: Vec<Provider>,
+    /// Those who are about to.
+    logins: Logins,
+    sessions: SessionSettings,
+    /// Which workloads are let in.
+    workloads: Workloads,
     /// Changed by the log alone, once a change is on disk.
     directory: Arc<RwLock<Directory>>,
     /// Makes checking a change, logging it and taking it in one step.
@@ -208,22 +220,36 @@ impl Authority {
             slot.commit(event, None).await?;
             return Ok(Refusal::Unidentified);
         }
-        let known = refusal
-            .fingerprint
+        let fingerprint = refusal.fingerprint.clone();
+        self.log_stranger(source, fingerprint, refused(), now)
+            .await?;
+        Ok(Refusal::Unidentified)
+    }
+
+    /// Logs that somebody was refused of whom nothing is known but perhaps a key, unless there are
+    /// too many such refusals.
+    async fn log_stranger(
+        &self,
+        source: IpAddr,
+        fingerprint: Option<String>,
+        refused: Refused,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let known = fingerprint
             .as_ref()
             .is_some_and(|fingerprint| self.directory().knows(fingerprint));
         let throttle = if known { &self.known } else { &self.strangers };
         if let Some(unlisted) = throttle.list(source, now) {
-            tracing::info!(%source, why = %refusal.why, fingerprint = refusal.fingerprint, "refused");
+            tracing::info!(%source, why = refused.detail, fingerprint, "refused");
             let event = Event::UnauthenticatedRefused {
                 source,
-                fingerprint: refusal.fingerprint.clone(),
-                refused: refused(),
+                fingerprint,
+                refused,
                 unlisted,
             };
             self.log.reserve(now)?.commit(event, None).await?;
         }
-        Ok(Refusal::Unidentified)
+        Ok(())
     }
 
     /// Takes a place in the log for what a requester was granted. From the moment that somebody
@@ -235,7 +261,7 @@ impl Authority {
         requester: &Requester,
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
-        match self.accepted(requester, |_| self.log.reserve(now)) {
+        match self.accepted(requester, now, |_, _| self.log.reserve(now)) {
             Ok(slot) => Ok(slot?),
             Err(refusal) => {
                 let source = requester.actor.source;
@@ -248,18 +274,21 @@ impl Authority {
     fn accepted<T>(
         &self,
         requester: &Requester,
-        act: impl FnOnce(&Directory) -> T,
+        now: Timestamp,
+        act: impl FnOnce(&Directory, &Accepted<'_>) -> T,
     ) -> Result<T, identity::Refusal> {
         let fingerprint = &requester.actor.fingerprint;
         let directory = self.directory();
         let counter = requester.counter.as_ref();
-        let why = match directory.accepted(fingerprint) {
+        let why = match directory.accepted(fingerprint, now) {
             // Its lock comes into the log when nobody reads the directory: what is done here stands
             // before that.
-            Ok(user) if counter.is_some_and(|counter| self.counters.went_back(counter)) => {
-                Unidentified::KeyLocked(user.name.clone())
+            Ok(accepted) if counter.is_some_and(|counter| self.counters.went_back(counter)) => {
+                Unidentified::KeyLocked(accepted.name.clone())
             }
-            Ok(user) if user.name == requester.actor.requester => return Ok(act(&directory)),
+            Ok(accepted) if *accepted.name == requester.actor.requester => {
+                return Ok(act(&directory, &accepted));
+            }
             Ok(_) => Unidentified::UnknownKey,
             Err(why) => why,
         };
@@ -324,20 +353,34 @@ impl Authority {
         make: impl FnOnce(Actor) -> Result<(T, Event), Refusal>,
         with: impl FnOnce(&Event) -> With,
     ) -> Result<T, Refusal> {
+        self.change_own(request, source, action, |_| false, make, with)
+            .await
+    }
+
+    /// The same, which everybody may do whose own it is that is changed.
+    async fn change_own<T>(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        action: AdminAction,
+        is_own: impl FnOnce(&Actor) -> bool,
+        make: impl FnOnce(Actor) -> Result<(T, Event), Refusal>,
+        with: impl FnOnce(&Event) -> With,
+    ) -> Result<T, Refusal> {
         let now = now();
         let mut requester = self.identify(request, source, now).await?;
         let alone = Arc::clone(&self.changes).lock_owned().await;
         // Whoever was first may have disabled the requester or removed the key.
-        requester.groups = match self.accepted(&requester, |directory| {
-            let user = directory.find(&requester.actor.requester);
-            user.map(|user| user.groups.clone()).unwrap_or_default()
-        }) {
+        requester.groups = match self.accepted(&requester, now, |_, accepted| accepted.groups()) {
             Ok(groups) => groups,
             Err(refusal) => {
                 return Err(self.unidentified(request, source, refusal, now).await?);
             }
         };
-        self.permit(&requester, request, action, now).await?;
+        let is_own = is_own(&requester.actor);
+        if !is_own {
+            self.permit(&requester, request, action, now).await?;
+        }
         let (made, event) = match make(requester.actor.clone()) {
             Ok(made) => made,
             Err(refusal) => {
@@ -348,17 +391,21 @@ impl Authority {
         };
         let With { held, signers } = with(&event);
         let held = Box::new((held, alone));
-        self.reserve(request, &requester, now)
-            .await?
-            .commit_with(
-                event,
-                Some(spent(&requester)),
-                With {
-                    held: Some(held),
-                    signers,
-                },
-            )
-            .await?;
+        let slot = if is_own {
+            // It may be the end of the very key that signs this.
+            self.log.reserve(now)?
+        } else {
+            self.reserve(request, &requester, now).await?
+        };
+        slot.commit_with(
+            event,
+            Some(spent(&requester)),
+            With {
+                held: Some(held),
+                signers,
+            },
+        )
+        .await?;
         Ok(made)
     }
 

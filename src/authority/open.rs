@@ -7,13 +7,13 @@ use super::in_force::{InForce, Keys, Open, StepError, Told};
 use super::init::public_fingerprint;
 use super::policies::{Heard, Policies, check_proven, log_policy};
 use super::throttle::Throttle;
-use super::{Authority, PolicySettings, now};
+use super::{Authority, PolicySettings, SessionSettings, now};
 
 use crate::audit::{
     Entry, Event, Log, LogError, NoteSigner, Opened, Reader, StoreError, VerifierKey,
 };
 use crate::certificate::CertificateError;
-use crate::identity::{AttestationRoots, Counters, Directory, ReplayGuard};
+use crate::identity::{AttestationRoots, Counters, Directory, Logins, ReplayGuard, Workloads};
 use crate::keys::{self, KeyStore, Keyring, Opening, TokenKeys};
 use crate::model::{EntryIndex, KeyId, KeyKind, Timestamp};
 use crate::policy::{PolicyError, PolicySet};
@@ -95,7 +95,18 @@ impl Authority {
         }
         if let Some((size, backup)) = restored {
             let event = Event::LogRestored { size, backup };
-            log.reserve(now)?.commit(event, None).await?;
+            let slot = log.reserve(now)?;
+            let entry = Entry {
+                index: slot.index(),
+                time: now,
+                event: event.clone(),
+            };
+            slot.commit(event, None).await?;
+            // It changes what is believed, and is no state by itself.
+            shared
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .apply(&entry);
             // No request of the second of the restore is taken: nobody is told that this server
             // listens while that second lasts.
             if ReplayGuard::expiry(super::now().whole_secs()) <= forgotten {
@@ -126,6 +137,10 @@ impl Authority {
             policies,
             settings,
             attestation_roots: AttestationRoots::default(),
+            providers: Vec::new(),
+            logins: Logins::default(),
+            sessions: SessionSettings::default(),
+            workloads: Workloads::default(),
             directory: shared,
             changes: Arc::default(),
             archiving: Arc::default(),

@@ -35,7 +35,9 @@ impl Authority {
         let now = now();
         let requester = self.identify(request, source, now).await?;
         self.read(&requester).await?;
+        let session = self.session(&requester.actor.fingerprint, now);
         Ok(Identity {
+            session,
             name: requester.actor.requester,
             groups: requester.groups,
             fingerprint: requester.actor.fingerprint,

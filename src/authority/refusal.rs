@@ -35,6 +35,9 @@ pub enum Refusal {
     /// A CA key is out of reach.
     #[error("{0}")]
     NoKey(SignError),
+    /// Whoever should vouch for somebody can't be asked.
+    #[error("{0}")]
+    NoProvider(String),
     /// A fault of ours.
     #[error("the server failed: {0}; its log says more")]
     Internal(String),
@@ -52,6 +55,7 @@ impl Refusal {
             Self::Unavailable(LogError::Busy) => "busy",
             Self::Unavailable(LogError::Illegal(_)) => "illegal-request",
             Self::Unavailable(_) | Self::NoKey(_) => "unavailable",
+            Self::NoProvider(_) => "provider-unavailable",
             Self::Internal(_) => "internal",
         }
     }
@@ -60,7 +64,7 @@ impl Refusal {
     pub(super) fn is_logged(&self) -> bool {
         !matches!(
             self,
-            Self::Unidentified | Self::Unavailable(_) | Self::NoKey(_)
+            Self::Unidentified | Self::Unavailable(_) | Self::NoKey(_) | Self::NoProvider(_)
         )
     }
 

@@ -58,20 +58,18 @@ impl Authority {
 
     /// Whether a requester who was identified may still read the log.
     fn may_still_read(&self, requester: &Requester) -> bool {
-        let actor = &requester.actor;
-        let permitted = self.accepted(requester, |directory| {
-            let action = AdminAction::ReadLog;
+        let now = now();
+        let permitted = self.accepted(requester, now, |_, accepted| {
+            let circumstances = Circumstances {
+                groups: accepted.groups(),
+                ..self.circumstances(requester, now)
+            };
             let policy = self.policy();
-            directory.find(&actor.requester).is_some_and(|user| {
-                let circumstances = Circumstances {
-                    groups: user.groups.clone(),
-                    ..self.circumstances(requester, now())
-                };
-                policy
-                    .engine
-                    .decide_admin(&user.name, action, &circumstances)
-                    .allowed
-            })
+            let action = AdminAction::ReadLog;
+            let engine = &policy.engine;
+            engine
+                .decide_admin(accepted.name, action, &circumstances)
+                .allowed
         });
         permitted.unwrap_or(false)
     }

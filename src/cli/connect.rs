@@ -30,12 +30,18 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let connected = client::connect(args.url.clone(), args.fingerprint, args.ssh_key.as_deref())?;
     let mut facts = Facts::new();
-    facts.add("signs with", connected.key.path().display());
-    facts.add("", connected.key.fingerprint());
+    let next = match &connected.key {
+        Some(key) => {
+            facts.add("signs with", key.path().display());
+            facts.add("", key.fingerprint());
+            "hallpass whoami; hallpass role list"
+        }
+        None => "hallpass login",
+    };
     facts.add("kept in", connected.folder.path().display());
     facts.add("known hosts", connected.folder.known_hosts().display());
     print(format!(
-        "Connected to {}.\n\n{facts}\nNext: hallpass whoami; hallpass role list\n",
+        "Connected to {}.\n\n{facts}\nNext: {next}\n",
         args.url
     ))
 }

@@ -52,6 +52,7 @@ fn detail(event: &Value) -> String {
         words.push(text(&event["user"]));
     }
     words.extend(["fingerprint", "version", "file"].map(|name| text(&event[name])));
+    words.extend(["provider", "subject"].map(|name| text(&event["account"][name])));
     if let Some(groups) = event["groups"].as_array() {
         words.push(groups.iter().map(text).collect::<Vec<_>>().join(", "));
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::output::clean;
 use crate::client::{
     ApiError, ConfigError, ConnectError, ExportFailed, FileError, HistoryError, KeyError,
-    OpenError, RunError, RuntimeError, SessionError, SubjectKeyError,
+    LoginFailed, OpenError, RunError, RuntimeError, SessionError, SubjectKeyError,
 };
 
 /// A message for a person and an exit code for a program.
@@ -91,6 +91,25 @@ impl From<OpenError> for Failure {
         match error {
             OpenError::Config(error) => error.into(),
             OpenError::Key(error) => error.into(),
+            error @ (OpenError::NotSignedIn | OpenError::SessionOver(_)) => Self::refused(error),
+        }
+    }
+}
+
+impl From<LoginFailed> for Failure {
+    fn from(error: LoginFailed) -> Self {
+        match error {
+            LoginFailed::Open(error) => error.into(),
+            LoginFailed::Api(error) => error.into(),
+            LoginFailed::Runtime(error) => error.into(),
+            LoginFailed::File(error) => error.into(),
+            LoginFailed::Random(error) => Self::internal(error),
+            LoginFailed::Ssh(error) => Self::internal(error),
+            LoginFailed::NoTouch | LoginFailed::NotFido2(_) | LoginFailed::Token(_) => {
+                Self::no_input(error)
+            }
+            LoginFailed::NoCallback(_) => Self::unavailable(error),
+            LoginFailed::Late | LoginFailed::Refused(_) => Self::refused(error),
         }
     }
 }

@@ -13,6 +13,7 @@ mod init;
 mod inspect;
 mod key;
 mod lock;
+mod login;
 mod man;
 mod output;
 mod passphrase;
@@ -21,18 +22,21 @@ mod psql;
 mod request;
 mod role;
 mod serve;
+mod session;
 mod ssh;
 mod token;
 mod trust;
 mod user;
 mod whoami;
 mod witness;
+mod workload;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::client::IdToken;
 use failure::Failure;
 
 /// SSH and database certificates for one purpose, for minutes, logged
@@ -68,6 +72,12 @@ enum Command {
     Init(init::Args),
     Serve(serve::Args),
     Connect(connect::Args),
+    Login(login::Login),
+    Logout(login::Logout),
+    #[command(subcommand)]
+    Session(session::Command),
+    #[command(subcommand)]
+    Workload(workload::Command),
     Whoami(whoami::Args),
     #[command(subcommand)]
     Role(role::Command),
@@ -101,8 +111,8 @@ enum Command {
 /// What each command that talks to the CA takes.
 #[derive(Args)]
 struct ClientArgs {
-    /// The SSH key to sign requests with, instead of the one chosen at `connect`: a private key,
-    /// or a .pub file whose private key is in the agent
+    /// The SSH key to sign requests with, instead of that of `hallpass login` or the one chosen at
+    /// `connect`: a private key, or a .pub file whose private key is in the agent
     #[arg(long, env = "HALLPASS_IDENTITY", value_name = "FILE")]
     identity: Option<PathBuf>,
 }
@@ -144,6 +154,8 @@ impl Shown {
 
 /// Runs what the arguments say.
 pub fn run() -> ExitCode {
+    // Before anything is started: what we start does not inherit it.
+    let token = IdToken::take();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -161,6 +173,10 @@ pub fn run() -> ExitCode {
         Command::Init(args) => init::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Connect(args) => connect::run(args),
+        Command::Login(args) => login::login(args),
+        Command::Logout(args) => login::logout(args),
+        Command::Session(command) => session::run(command),
+        Command::Workload(command) => workload::run(command, token),
         Command::Whoami(args) => whoami::run(args),
         Command::Role(command) => role::run(command),
         Command::Request(args) => request::run(args),

@@ -17,6 +17,7 @@ use super::passphrase;
 use crate::authority::{Authority, Clock, Config, Home, LogFormat};
 use crate::delivery::{Deliveries, Prepared};
 use crate::http::{self, Options, ServerTls};
+use crate::identity::{Provider, Workloads};
 use crate::keys::{Token, TokenKeys, TokenSettings, protect_memory};
 use crate::model::HostTtl;
 use crate::witness::Witnesses;
@@ -59,6 +60,13 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let prepared = Prepared::new(&home, std::mem::take(&mut config.deliver));
     let prepared = prepared.map_err(Failure::config)?;
     let roots = home.attestation_roots(&config).map_err(Failure::config)?;
+    let providers = std::mem::take(&mut config.providers).into_iter();
+    let providers: Vec<Provider> = providers
+        .map(|settings| Provider::new(settings, home.folder()))
+        .collect::<Result<_, _>>()
+        .map_err(Failure::config)?;
+    let workloads = Workloads::new(std::mem::take(&mut config.workloads), home.folder());
+    let workloads = workloads.map_err(Failure::config)?;
     let opener = passphrase::existing(&args.keys, home.folder())?;
     let token = open_existing_token(config.token.take(), &args.pin)?;
     let clock = if args.accept_clock {
@@ -81,7 +89,10 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             .await
             .and_then(|authority| authority.with_witnesses(witnesses))
             .map_err(Failure::config)?
-            .with_attestation_roots(roots);
+            .with_attestation_roots(roots)
+            .with_workloads(workloads)
+            .with_providers(providers, config.sessions)
+            .map_err(Failure::config)?;
         drop(opener);
         let deliveries = prepared
             .start(&home, &authority.newest())

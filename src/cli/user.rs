@@ -10,7 +10,10 @@ use super::output::{Facts, Table, both, print, print_json};
 use super::{ClientArgs, Shown};
 use crate::certificate::{check_ssh_key, parse_public_key};
 use crate::client::Query;
-use crate::model::{GroupName, NewAttestation, NewKey, NewUser, UserKey, UserName, UserSummary};
+use crate::model::{
+    Account, GroupName, NewAttestation, NewKey, NewUser, ProviderName, UserKey, UserName,
+    UserSummary,
+};
 
 /// Say who may ask at all
 #[derive(clap::Subcommand)]
@@ -23,6 +26,8 @@ pub(super) enum Command {
     Remove(Remove),
     #[command(subcommand)]
     Key(KeyCommand),
+    Link(Link),
+    Unlink(Unlink),
 }
 
 /// Enrol a user
@@ -162,8 +167,74 @@ pub(super) struct KeyRemove {
     shown: Shown,
 }
 
+/// Let a user sign in with an account at a provider
+///
+/// Whoever signs in with that account is this user from then on, whatever the provider calls them.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example:
+  hallpass user link bob --provider clinic --subject 248289761001")]
+pub(super) struct Link {
+    /// The user's name
+    name: UserName,
+    #[command(flatten)]
+    account: AccountArgs,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+/// Let nobody sign in with an account at a provider any more
+///
+/// The user's sessions by it end at once.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example:
+  hallpass user unlink bob --provider clinic --subject 248289761001")]
+pub(super) struct Unlink {
+    /// The user's name
+    name: UserName,
+    #[command(flatten)]
+    account: AccountArgs,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+#[derive(clap::Args)]
+struct AccountArgs {
+    /// The provider
+    #[arg(long)]
+    provider: ProviderName,
+    /// What the provider knows the user by for good: the `sub` of its tokens, which a refused login
+    /// shows
+    #[arg(long)]
+    subject: String,
+}
+
+impl AccountArgs {
+    fn account(self) -> Account {
+        Account {
+            provider: self.provider,
+            subject: self.subject,
+        }
+    }
+}
+
 pub(super) fn run(command: Command) -> Result<(), Failure> {
     match command {
+        Command::Link(args) => {
+            let target = target(&args.name, &["accounts"]);
+            let api = args.shown.open()?;
+            let user = api.post(target.as_str(), &args.account.account())?;
+            args.shown.print(&user, in_words)
+        }
+        Command::Unlink(args) => {
+            let Account { provider, subject } = args.account.account();
+            let account = target(&args.name, &["accounts", provider.as_str(), &subject]);
+            let api = args.shown.open()?;
+            api.delete(account.as_str())?;
+            let user = api.get(target(&args.name, &[]).as_str())?;
+            args.shown.print(&user, in_words)
+        }
         Command::Add(args) => {
             let public_key = read_key(&args.ssh_key)?;
             let new = NewUser {
@@ -242,6 +313,11 @@ fn in_words(user: &UserSummary) -> String {
     facts.add("groups", groups(user));
     facts.add("enrolled", both(user.enrolled));
     facts.add_all("keys", user.keys.iter().map(key_in_words));
+    let accounts = user.accounts.iter();
+    facts.add_all(
+        "signs in with",
+        accounts.map(|account| format!("{} {}", account.provider, account.subject)),
+    );
     facts.to_string()
 }
 

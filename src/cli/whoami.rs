@@ -3,6 +3,7 @@
 use super::ClientArgs;
 use super::failure::Failure;
 use super::output::{Facts, print, print_json};
+use super::session::in_words as session_in_words;
 use crate::model::{GroupName, Identity};
 
 /// Show who the CA takes you for
@@ -35,5 +36,8 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     );
     facts.add("key", &identity.fingerprint);
     facts.add("from", &identity.source_address);
+    if let Some(session) = &identity.session {
+        facts.add("signed in", session_in_words(session));
+    }
     print(facts.to_string())
 }

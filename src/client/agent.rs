@@ -33,19 +33,24 @@ pub(super) fn holds(line: &str) -> bool {
     wanted.is_some() && lines().iter().any(|line| blob(line) == wanted)
 }
 
-/// Adds the private key in `file` with the certificate beside it, for `seconds`. Says whether the
-/// agent then holds the certificate: some agents take none.
-pub(super) fn add(file: &Path, certificate: &str, seconds: u64) -> bool {
+/// Adds the private key in `file`, with the certificate beside it if there is one, for `seconds`.
+/// Says whether the agent then holds the key or certificate of that line: some take no certificates.
+pub(super) fn add(file: &Path, line: &str, seconds: u64) -> bool {
     let mut add = Command::new("ssh-add");
     add.args(["-q", "-t", &seconds.to_string()]).arg(file);
     if quiet(&mut add) != Some(0) {
         return false;
     }
-    if !holds(certificate) {
-        quiet(Command::new("ssh-add").args(["-q", "-d"]).arg(file));
+    if !holds(line) {
+        remove(file);
         return false;
     }
     true
+}
+
+/// Removes the key in `file`, which may be its public part.
+pub(super) fn remove(file: &Path) {
+    quiet(Command::new("ssh-add").args(["-q", "-d"]).arg(file));
 }
 
 fn quiet(command: &mut Command) -> Option<i32> {

@@ -16,7 +16,7 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use super::{Connection, KeyError, LogKeys, ServerUrl, SigningKey, now};
 use crate::identity::{Proof, REQUEST_NAMESPACE, request_message};
 use crate::keys::{SignError, random_bytes};
-use crate::model::{Problem, SignedTrust, Timestamp, TrustBundle};
+use crate::model::{Problem, ProviderSummary, SignedTrust, Timestamp, TrustBundle};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The server answers in milliseconds, unless its log waits for the disk.
@@ -283,16 +283,28 @@ pub fn signed_trust(url: &ServerUrl) -> Result<SignedTrust, ApiError> {
 }
 
 fn signed_trust_from(agent: &ureq::Agent, url: &ServerUrl) -> Result<SignedTrust, ApiError> {
-    let request = Request::get(format!("{url}/v1/trust/signed"))
-        .body(Vec::new())
-        .map_err(|error| ApiError::strange(url, error))?;
-    let answer = body(url, run(agent, url, request)?)?;
-    serde_json::from_slice(&answer).map_err(|error| ApiError::strange(url, error))
+    unsigned(agent, url, "/v1/trust/signed")
 }
 
 /// What the CA wants to be trusted. Needs no signature.
 pub(super) fn trust(agent: &ureq::Agent, url: &ServerUrl) -> Result<TrustBundle, ApiError> {
-    let request = Request::get(format!("{url}/v1/trust"))
+    unsigned(agent, url, "/v1/trust")
+}
+
+/// With whom people sign in. Needs no signature.
+pub(super) fn providers(
+    agent: &ureq::Agent,
+    url: &ServerUrl,
+) -> Result<Vec<ProviderSummary>, ApiError> {
+    unsigned(agent, url, "/v1/login")
+}
+
+fn unsigned<T: DeserializeOwned>(
+    agent: &ureq::Agent,
+    url: &ServerUrl,
+    target: &str,
+) -> Result<T, ApiError> {
+    let request = Request::get(format!("{url}{target}"))
         .body(Vec::new())
         .map_err(|error| ApiError::strange(url, error))?;
     let answer = body(url, run(agent, url, request)?)?;

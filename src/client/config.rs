@@ -30,8 +30,8 @@ pub struct Connection {
     /// The keys that sign the checkpoints of the CA's log.
     pub log: LogKeys,
     /// The key that signs requests: a private key, or a public one whose private key is in the
-    /// agent.
-    pub ssh_key: PathBuf,
+    /// agent; nothing for who only ever signs in.
+    pub ssh_key: Option<PathBuf>,
 }
 
 /// `client.toml`
@@ -47,7 +47,8 @@ struct ClientToml {
     log_keys_before: Vec<VerifierKey>,
     #[serde(default)]
     log_keys_version: u64,
-    ssh_key: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ssh_key: Option<PathBuf>,
 }
 
 impl ConfigFolder {

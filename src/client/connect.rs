@@ -24,14 +24,15 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Connected {
     /// The folder that keeps it.
     pub folder: ConfigFolder,
-    /// The key that will sign.
-    pub key: SigningKey,
+    /// The key that will sign; nothing for who is to sign in first.
+    pub key: Option<SigningKey>,
 }
 
 /// Pins the CA at `url` by its root certificate's fingerprint and keeps what later runs need.
 ///
 /// # Errors
-/// When the server does not prove to be that CA, or there is no key to sign with.
+/// When the server does not prove to be that CA, or there is neither a key to sign with nor a provider
+/// to sign in with.
 pub fn connect(url: ServerUrl, pin: Pin, key: Option<&Path>) -> Result<Connected, ConnectError> {
     connect_in(&ConfigFolder::locate()?, url, pin, key)
 }
@@ -48,14 +49,19 @@ pub fn connect_in(
 ) -> Result<Connected, ConnectError> {
     let root_pem = pinned_root(&url, &pin)?;
     let path = match key {
-        Some(path) => std::path::absolute(path).map_err(|source| KeyError::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?,
+        Some(path) => Some(
+            std::path::absolute(path).map_err(|source| KeyError::Unreadable {
+                path: path.to_owned(),
+                source,
+            })?,
+        ),
         None => usual_key(folder)?,
     };
-    let key = SigningKey::open(&path)?;
+    let key = path.as_deref().map(SigningKey::open).transpose()?;
     let agent = api::agent(&root_pem);
+    if key.is_none() && api::providers(&agent, &url)?.is_empty() {
+        return Err(ConnectError::NoKey);
+    }
     let trust = api::trust(&agent, &url)?;
     let connection = Connection {
         log: LogKeys::named(&trust).map_err(|error| ApiError::Strange {
@@ -76,20 +82,17 @@ pub fn connect_in(
 }
 
 /// The first plain key in the agent, else the first of OpenSSH's usual files.
-fn usual_key(folder: &ConfigFolder) -> Result<PathBuf, ConnectError> {
+fn usual_key(folder: &ConfigFolder) -> Result<Option<PathBuf>, FileError> {
     // Session keys are in the agent too, and soon gone.
     let lasting = |line: &String| !line.contains(" hallpass ") && parse_public_key(line).is_ok();
     if let Some(line) = agent::lines().into_iter().find(lasting) {
-        return Ok(folder.keep_identity(&line)?);
+        return folder.keep_identity(&line).map(Some);
     }
     let home = std::env::var_os("HOME")
         .map(PathBuf::from)
         .unwrap_or_default();
-    ["id_ed25519", "id_ecdsa", "id_rsa"]
-        .iter()
-        .map(|name| home.join(".ssh").join(name))
-        .find(|path| path.is_file())
-        .ok_or(ConnectError::NoKey)
+    let usual = ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| home.join(".ssh").join(name));
+    Ok(usual.into_iter().find(|path| path.is_file()))
 }
 
 /// Shakes hands with a server that has the pinned certificate in its chain, and gives that in PEM.

@@ -1,9 +1,15 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::digest::{SHA256, digest};
+
+use super::SignedIn;
 use super::held::Held;
 use crate::keys::random_bytes;
 use crate::model::{Serial, Timestamp};
@@ -11,6 +17,7 @@ use crate::model::{Serial, Timestamp};
 /// After this long, a draft belongs to a run that died.
 const DRAFT_LIFE: Duration = Duration::from_secs(600);
 const DRAFT: &str = ".draft-";
+const LOGIN: &str = "login-";
 
 /// The folder where keys and certificates live while they are good: ours alone, in memory where
 /// there is such a place.
@@ -47,6 +54,8 @@ impl Runtime {
             let name = name(&folder);
             let ended = if is_draft(&name) {
                 old_draft(&folder)
+            } else if is_login(&name) {
+                SignedIn::read(&folder).is_some_and(|signed_in| signed_in.expires <= now)
             } else {
                 // What can't be read is not ours to judge.
                 is_session(&name)
@@ -64,6 +73,28 @@ impl Runtime {
         let mut folders = self.folders();
         folders.retain(|folder| name(folder).starts_with(id));
         folders
+    }
+
+    /// The folder of whoever signed in by way of a configuration, which may not be there.
+    pub(super) fn login(&self, config: &Path) -> PathBuf {
+        let digest = digest(&SHA256, config.as_os_str().as_bytes());
+        let id = URL_SAFE_NO_PAD.encode(&digest.as_ref()[..12]);
+        self.0.join(format!("{LOGIN}{id}"))
+    }
+
+    /// Puts a whole draft in the place of what was there.
+    pub(super) fn replace(&self, draft: &Path, folder: &Path) -> Result<(), RuntimeError> {
+        let replace = || {
+            match fs::remove_dir_all(folder) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            fs::rename(draft, folder)
+        };
+        replace().map_err(|source| RuntimeError::Unusable {
+            path: folder.to_owned(),
+            source,
+        })
     }
 
     /// Keeps other runs off the sessions of `id` until the file is dropped.
@@ -126,6 +157,13 @@ impl Runtime {
 fn is_draft(name: &str) -> bool {
     name.strip_prefix(DRAFT)
         .is_some_and(|mark| mark.len() == 16 && mark.bytes().all(|c| c.is_ascii_hexdigit()))
+}
+
+/// As [`Runtime::login`] names it.
+fn is_login(name: &str) -> bool {
+    let legal = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+    name.strip_prefix(LOGIN)
+        .is_some_and(|id| id.len() == 16 && id.bytes().all(legal))
 }
 
 /// As [`Runtime::keep`] names it: what was asked for, and a serial number.

@@ -177,7 +177,7 @@ pub fn leave(folder: &Path) -> Result<Left, HostError> {
 
 fn open(state: &State) -> Result<Api, HostError> {
     let connection = state.config().load()?;
-    let key = SigningKey::open(&connection.ssh_key)?;
+    let key = SigningKey::open(&state.identity())?;
     Ok(Api::new(&connection, key))
 }
 

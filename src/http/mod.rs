@@ -6,6 +6,7 @@ mod hosts;
 mod keys;
 mod locks;
 mod log;
+mod login;
 mod policy;
 mod problem;
 mod routes;

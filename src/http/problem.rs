@@ -49,7 +49,9 @@ impl From<Refusal> for Problem {
             Refusal::NotFound(_) => StatusCode::NOT_FOUND,
             Refusal::Conflict(_) => StatusCode::CONFLICT,
             Refusal::Unavailable(LogError::Illegal(_)) => StatusCode::BAD_REQUEST,
-            Refusal::Unavailable(_) | Refusal::NoKey(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Unavailable(_) | Refusal::NoKey(_) | Refusal::NoProvider(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, refusal.code(), refusal.to_string())

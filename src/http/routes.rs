@@ -18,6 +18,7 @@ use super::hosts;
 use super::keys;
 use super::locks;
 use super::log;
+use super::login;
 use super::policy;
 use super::problem::Problem;
 use super::signed::Signed;
@@ -41,7 +42,7 @@ pub(super) type Name = Result<Path<String>, PathRejection>;
 #[derive(utoipa::OpenApi)]
 #[openapi(info(
     title = "Hallpass",
-    description = "An SSH and database certificate authority. Every path but /healthz, /readyz, \
+    description = "An SSH and database certificate authority. Every path but /healthz, /readyz, GET of /v1/login, \
                    /v1/trust, /v1/trust/signed and /v1/openapi.json takes signed requests only: the headers \
                    Hallpass-Time, Hallpass-Nonce and Hallpass-Signature, as docs/api.md specifies."
 ))]
@@ -94,6 +95,7 @@ fn api() -> OpenApiRouter<Arc<Authority>> {
         .merge(hosts::api())
         .merge(keys::api())
         .merge(locks::api())
+        .merge(login::api())
         .merge(policy::api())
         .merge(log::api())
         .merge(tail::api())
@@ -425,6 +427,6 @@ mod tests {
         ] {
             assert!(paths.contains_key(path), "{path}");
         }
-        assert_eq!(paths.len(), 49);
+        assert_eq!(paths.len(), 57);
     }
 }

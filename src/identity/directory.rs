@@ -2,13 +2,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ssh_key::PublicKey;
 
-use super::{Hosts, Key, Unidentified, key_fingerprint};
+use super::{Hosts, Key, Session, Sessions, Unidentified, key_fingerprint};
 use crate::audit::{Entry, Event};
 use crate::model::{
-    Attestation, EntryIndex, GroupName, LockSummary, LockTarget, Timestamp, UserName, UserSummary,
+    Account, Attestation, EntryIndex, GroupName, LockSummary, LockTarget, SecondFactor, Timestamp,
+    UserName, UserSummary,
 };
 
-/// Who is enrolled and which hosts have joined, rebuilt from the audit log's entries: there is no other record of it.
+/// Who is enrolled, who has signed in and which hosts have joined, rebuilt from the audit log's
+/// entries: there is no other record of it.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
     users: BTreeMap<UserName, User>,
@@ -16,6 +18,14 @@ pub struct Directory {
     owners: HashMap<String, UserName>,
     /// Keys that nothing is taken from while it is decided whether they stay.
     suspended: HashSet<String>,
+    /// Which user an account at a provider is.
+    accounts: HashMap<Account, UserName>,
+    /// Accounts that were some user's once, until an administrator says otherwise: a login does not
+    /// bring back whom somebody removed.
+    barred: HashSet<Account>,
+    sessions: Sessions,
+    /// No token from before that is taken: whether it was used is not known any more.
+    tokens_since: Timestamp,
     hosts: Hosts,
     locks: BTreeMap<LockTarget, LockSummary>,
     /// What nothing is issued for while it is decided whether it is locked.
@@ -33,8 +43,43 @@ pub struct User {
     pub enabled: bool,
     /// The keys by fingerprint.
     pub keys: BTreeMap<String, Key>,
+    /// The accounts that the user signs in with.
+    pub accounts: Vec<Account>,
     /// When the user was enrolled.
     pub enrolled: Timestamp,
+}
+
+/// Whose requests are taken that a key signs, and by what right.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted<'a> {
+    /// Who.
+    pub name: &'a UserName,
+    /// The user; nobody for a workload.
+    pub user: Option<&'a User>,
+    /// The session whose key it is; nothing for an enrolled key.
+    pub session: Option<&'a Session>,
+    /// Whether the FIDO2 key was locked that was the session's second factor.
+    factor_locked: bool,
+}
+
+impl Accepted<'_> {
+    /// The groups that count: the user's own, and those that a provider puts them in.
+    pub fn groups(&self) -> Vec<GroupName> {
+        let own = self.user.map_or(&[][..], |user| &user.groups);
+        let Some(session) = self.session else {
+            return own.to_vec();
+        };
+        let mut groups = [own, &session.groups].concat();
+        groups.sort();
+        groups.dedup();
+        groups
+    }
+
+    /// The second factor of the session.
+    pub fn mfa(&self) -> Option<SecondFactor> {
+        let session = self.session.filter(|_| !self.factor_locked)?;
+        session.mfa
+    }
 }
 
 impl Directory {
@@ -49,19 +94,41 @@ impl Directory {
                 attestation,
                 ..
             } => {
-                let new = User {
-                    name: user.clone(),
-                    groups: groups.clone(),
-                    enabled: true,
-                    keys: BTreeMap::new(),
-                    enrolled: entry.time,
-                };
                 // Nothing of an earlier user of that name.
                 self.forget(user);
+                let new = User::new(user, groups, entry.time);
                 self.users.insert(user.clone(), new);
                 self.bind(user, public_key, attestation.as_ref(), entry.index);
             }
-            Event::UserDisabled { user, .. } => self.set_enabled(user, false),
+            Event::UserDisabled { user, .. } => {
+                self.set_enabled(user, false);
+                self.sessions.end_those(|session| session.user == *user);
+            }
+            Event::UserLinked { user, account, .. } => {
+                let new = || User::new(user, &[], entry.time);
+                let linked = self.users.entry(user.clone()).or_insert_with(new);
+                linked.accounts.push(account.clone());
+                self.barred.remove(account);
+                self.accounts.insert(account.clone(), user.clone());
+            }
+            Event::UserUnlinked { user, account, .. } => {
+                if let Some(user) = self.users.get_mut(user) {
+                    user.accounts.retain(|own| own != account);
+                }
+                self.bar(account);
+            }
+            Event::SessionBegun(session) => self.sessions.begin(session, entry.time),
+            Event::SessionTouched {
+                touched, mfa, by, ..
+            } => self.sessions.touch(&by.fingerprint, touched, *mfa),
+            Event::SessionEnded { fingerprint, .. } => self.sessions.end(fingerprint),
+            // Of what came after the backup nothing is known, an end of a session least of all.
+            Event::LogRestored { .. } => {
+                self.sessions.end_those(|_| true);
+                self.tokens_since = entry.time;
+            }
+            // A session may be in the file.
+            Event::LogArchived { .. } => self.tokens_since = entry.time,
             Event::UserEnabled { user, .. } => self.set_enabled(user, true),
             Event::UserRemoved { user, .. } => self.forget(user),
             Event::KeyEnrolled {
@@ -108,24 +175,64 @@ impl Directory {
         }
     }
 
-    /// The user whose requests are taken when a key signs them.
+    /// Whose requests are taken at that time when a key signs them.
     ///
     /// # Errors
     /// When the key is nobody's, or they are not taken now.
-    pub fn accepted(&self, fingerprint: &str) -> Result<&User, Unidentified> {
-        let user = self
-            .owners
-            .get(fingerprint)
-            .and_then(|owner| self.users.get(owner))
-            .ok_or(Unidentified::UnknownKey)?;
+    pub fn accepted(
+        &self,
+        fingerprint: &str,
+        now: Timestamp,
+    ) -> Result<Accepted<'_>, Unidentified> {
+        let accepted = match self.owners.get(fingerprint) {
+            Some(owner) => {
+                let user = self.users.get(owner).ok_or(Unidentified::UnknownKey)?;
+                Accepted {
+                    name: &user.name,
+                    user: Some(user),
+                    session: None,
+                    factor_locked: false,
+                }
+            }
+            None => self.signed_in(fingerprint, now)?,
+        };
         if self.is_locked(fingerprint) {
-            return Err(Unidentified::KeyLocked(user.name.clone()));
+            return Err(Unidentified::KeyLocked(accepted.name.clone()));
         }
-        if user.enabled && !self.suspended.contains(fingerprint) {
-            Ok(user)
+        let enabled = accepted.user.is_none_or(|user| user.enabled);
+        if enabled && !self.suspended.contains(fingerprint) {
+            Ok(accepted)
         } else {
-            Err(Unidentified::Disabled(user.name.clone()))
+            Err(Unidentified::Disabled(accepted.name.clone()))
         }
+    }
+
+    /// The same of a session's key.
+    fn signed_in(&self, fingerprint: &str, now: Timestamp) -> Result<Accepted<'_>, Unidentified> {
+        let session = self.sessions.of_key(fingerprint);
+        let session = session.ok_or(Unidentified::UnknownKey)?;
+        if session.expires <= now {
+            return Err(Unidentified::SessionOver(session.user.clone()));
+        }
+        let user = match session.workload {
+            Some(_) => None,
+            None => Some(
+                self.users
+                    .get(&session.user)
+                    .ok_or(Unidentified::UnknownKey)?,
+            ),
+        };
+        let touched = session.touched.as_deref();
+        Ok(Accepted {
+            name: &session.user,
+            user,
+            session: Some(session),
+            factor_locked: touched.is_some_and(|touched| {
+                self.is_locked(touched)
+                    || self.suspended.contains(touched)
+                    || self.owners.get(touched) != Some(&session.user)
+            }),
+        })
     }
 
     /// Whether a user's key is locked.
@@ -138,7 +245,27 @@ impl Directory {
 
     /// Whether a key is bound to somebody.
     pub fn knows(&self, fingerprint: &str) -> bool {
-        self.owners.contains_key(fingerprint)
+        self.owners.contains_key(fingerprint) || self.sessions.of_key(fingerprint).is_some()
+    }
+
+    /// The sessions.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// The user whom an account is linked to.
+    pub fn linked(&self, account: &Account) -> Option<&User> {
+        self.users.get(self.accounts.get(account)?)
+    }
+
+    /// Whether an administrator took an account away from a user, or removed that user.
+    pub fn is_barred(&self, account: &Account) -> bool {
+        self.barred.contains(account)
+    }
+
+    /// Whether a token that was issued then can still be told from one that was used.
+    pub fn remembers_tokens_of(&self, issued: Timestamp) -> bool {
+        issued > self.tokens_since
     }
 
     /// Takes nothing from the keys that `event` would take away, until [`Self::resume`].
@@ -147,8 +274,13 @@ impl Directory {
             Event::UserDisabled { user, .. } | Event::UserRemoved { user, .. } => {
                 let keys = self.users.get(user).map(|user| user.keys.keys());
                 self.suspended.extend(keys.into_iter().flatten().cloned());
+                self.suspend_sessions(|session| session.user == *user);
+            }
+            Event::UserUnlinked { account, .. } => {
+                self.suspend_sessions(|session| session.account == *account);
             }
             Event::KeyRemoved { fingerprint, .. }
+            | Event::SessionEnded { fingerprint, .. }
             | Event::Locked {
                 target: LockTarget::Key(fingerprint),
                 ..
@@ -158,6 +290,13 @@ impl Directory {
             Event::Locked { target, .. } => self.closing = Some(target.clone()),
             _ => {}
         }
+    }
+
+    fn suspend_sessions(&mut self, which: impl Fn(&Session) -> bool) {
+        let sessions = self.sessions.living(Timestamp::default());
+        let keys = sessions.filter(|(_, session)| which(session));
+        let keys = keys.map(|(fingerprint, _)| fingerprint.to_owned());
+        self.suspended.extend(keys);
     }
 
     /// It is decided: what was applied counts.
@@ -234,6 +373,9 @@ impl Directory {
             None if self.hosts.of_key(&fingerprint).is_some() => {
                 Err(EnrolmentError::HostsKey { fingerprint })
             }
+            None if self.sessions.of_key(&fingerprint).is_some() => {
+                Err(EnrolmentError::SessionsKey { fingerprint })
+            }
             None => Ok(()),
         }
     }
@@ -254,17 +396,26 @@ impl Directory {
         self.locks.insert(lock.target.clone(), lock);
     }
 
-    /// Keeps nothing of a user and their keys.
+    /// Keeps nothing of a user, their keys and their sessions, but which accounts were theirs.
     fn forget(&mut self, user: &UserName) {
         self.owners.retain(|_, owner| owner != user);
-        for (fingerprint, _) in self
-            .users
-            .remove(user)
-            .into_iter()
-            .flat_map(|user| user.keys)
-        {
+        self.sessions.end_those(|session| session.user == *user);
+        let Some(removed) = self.users.remove(user) else {
+            return;
+        };
+        for fingerprint in removed.keys.into_keys() {
             self.locks.remove(&LockTarget::Key(fingerprint));
         }
+        for account in &removed.accounts {
+            self.bar(account);
+        }
+    }
+
+    fn bar(&mut self, account: &Account) {
+        self.accounts.remove(account);
+        self.barred.insert(account.clone());
+        self.sessions
+            .end_those(|session| session.account == *account);
     }
 
     fn bind(
@@ -300,6 +451,17 @@ impl Directory {
 }
 
 impl User {
+    fn new(name: &UserName, groups: &[GroupName], enrolled: Timestamp) -> Self {
+        Self {
+            name: name.clone(),
+            groups: groups.to_vec(),
+            enabled: true,
+            keys: BTreeMap::new(),
+            accounts: Vec::new(),
+            enrolled,
+        }
+    }
+
     /// What the API says of the user.
     pub fn summary(&self) -> UserSummary {
         UserSummary {
@@ -311,6 +473,7 @@ impl User {
                 .iter()
                 .map(|(fingerprint, key)| key.summary(fingerprint))
                 .collect(),
+            accounts: self.accounts.clone(),
             enrolled: self.enrolled,
         }
     }
@@ -344,6 +507,12 @@ pub enum EnrolmentError {
         fingerprint: String,
         /// Whose it is.
         owner: UserName,
+    },
+    /// The key is a session's.
+    #[error("key {fingerprint} signs for somebody who signed in: make a fresh one")]
+    SessionsKey {
+        /// The key's fingerprint.
+        fingerprint: String,
     },
     /// The key is a host's.
     #[error("key {fingerprint} is a host's: every user and every host needs a key of their own")]

@@ -6,21 +6,37 @@ mod counters;
 mod directory;
 mod envelope;
 mod hosts;
+mod issuer;
+mod jwt;
 mod key;
+mod oidc;
 mod replay;
+mod sessions;
 mod signature;
+mod workload;
 
 pub use attestation::{AttestationError, AttestationRoots, RootsError, attest};
 pub use counters::{Counted, Counters};
-pub use directory::{Directory, EnrolmentError, Locked, User};
-pub use envelope::{MAX_SKEW, Proof, SignedRequest, possession_message, request_message};
-pub use hosts::{Host, Hosts, Joined};
-pub use key::{Key, second_factor};
-pub use replay::{ReplayGuard, Spent};
-pub use signature::{
-    POSSESSION_NAMESPACE, REQUEST_NAMESPACE, SignatureError, Signed, Touch, verify,
+pub use directory::{Accepted, Directory, EnrolmentError, Locked, User};
+pub use envelope::{
+    MAX_SKEW, Proof, SignedRequest, possession_message, request_message, touch_message,
 };
+pub use hosts::{Host, Hosts, Joined};
+pub use issuer::{Issuer, IssuerError, Metadata};
+pub use jwt::{Claims, Expected, Jwks, JwtError};
+pub use key::{Key, second_factor};
+pub use oidc::{
+    Begun, DeviceGrant, LoginError, Logins, NoLogin, Preset, Provider, ProviderError,
+    ProviderSettings, Vouched, Way,
+};
+pub use replay::{ReplayGuard, Spent};
+pub use sessions::{Session, Sessions};
+pub use signature::{
+    POSSESSION_NAMESPACE, REQUEST_NAMESPACE, SignatureError, Signed, TOUCH_NAMESPACE, Touch, verify,
+};
+pub use workload::{NoWorkload, VouchedWorkload, WorkloadError, WorkloadSettings, Workloads};
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ssh_key::public::KeyData;
@@ -28,6 +44,9 @@ use ssh_key::{Fingerprint, HashAlg};
 
 use crate::audit::{Actor, Counter, HostActor, HostProfile};
 use crate::model::{Circumstances, GroupName, LocalTime, SecondFactor, Timestamp, UserName};
+
+/// The method of those whose key is enrolled. No provider is called so.
+pub const SSH_KEY: &str = "ssh-key";
 
 /// A requester who was identified, and what the log keeps of it.
 #[derive(Clone, Debug)]
@@ -40,6 +59,8 @@ pub struct Requester {
     pub key_type: String,
     /// The second factor that was shown, if any.
     pub mfa: Option<SecondFactor>,
+    /// What is known of a workload; nothing for a person.
+    pub workload: Option<BTreeMap<String, String>>,
     /// When the request was signed.
     pub signed: Timestamp,
     /// How many signatures the key had made by then, where it counts them.
@@ -56,7 +77,7 @@ impl Requester {
             mfa: self.mfa.map(|mfa| mfa.at(now)),
             source: self.actor.source,
             time,
-            workload: None,
+            workload: self.workload.clone(),
         }
     }
 }
@@ -82,6 +103,9 @@ pub enum Unidentified {
     /// The token invites nobody, or does not any more.
     #[error("the token is none, was used, or has expired")]
     NotInvited,
+    /// Somebody signed in by whom it is, and that is over.
+    #[error("the session of {0} is over")]
+    SessionOver(UserName),
     /// The user was disabled.
     #[error("user {0} is disabled")]
     Disabled(UserName),
@@ -116,6 +140,7 @@ impl Unidentified {
             Self::Forgotten(_) => "forgotten",
             Self::UnknownKey => "unknown-key",
             Self::NotInvited => "not-invited",
+            Self::SessionOver(_) => "session-over",
             Self::Disabled(_) => "user-disabled",
             Self::KeyLocked(_) => "key-locked",
             Self::CounterWentBack { .. } => "counter-went-back",
@@ -149,13 +174,9 @@ impl Authentic<'_> {
         }
     }
 
-    /// Spends the nonce: last, so that a stranger can't fill the memory of nonces.
     fn spend(&self, replays: &ReplayGuard, now: Timestamp) -> Result<(), Refusal> {
-        match replays.spend(&self.proof.nonce, self.proof.time, now) {
-            Spent::Now => Ok(()),
-            Spent::Before => Err(self.refused(Unidentified::Replayed)),
-            Spent::Unknown => Err(self.refused(Unidentified::Forgotten(self.proof.time))),
-        }
+        let Proof { nonce, time, .. } = self.proof;
+        spend(nonce, *time, replays, now).map_err(|why| self.refused(why))
     }
 }
 
@@ -216,32 +237,35 @@ pub fn identify(
     now: Timestamp,
 ) -> Result<Requester, Refusal> {
     let authentic = authentic(request, audiences, now)?;
-    let user = directory
-        .accepted(&authentic.fingerprint)
+    let accepted = directory
+        .accepted(&authentic.fingerprint, now)
         .map_err(|why| authentic.refused(why))?;
     authentic.spend(replays, now)?;
     // After the nonce: a request that somebody sends again has its own count again, and that is
     // nothing against the key.
-    let (mfa, counter) = match authentic.touch {
-        Some(touch) => {
+    let (mfa, counter) = match (authentic.touch, accepted.user) {
+        (Some(touch), Some(user)) if accepted.session.is_none() => {
             let fingerprint = &authentic.fingerprint;
             let signed = authentic.proof.time;
             second_factor(user, fingerprint, touch, counters, signed, now)
                 .map_err(|why| authentic.refused(why))
                 .map(|(mfa, counter)| (Some(mfa), counter))?
         }
-        None => (None, None),
+        _ => (accepted.mfa(), None),
     };
+    let session = accepted.session;
+    let method = session.map_or(SSH_KEY, |session| session.account.provider.as_str());
     Ok(Requester {
+        groups: accepted.groups(),
+        workload: session.and_then(|session| session.workload.clone()),
         actor: Actor {
-            requester: user.name.clone(),
-            method: "ssh-key".to_owned(),
+            requester: accepted.name.clone(),
+            method: method.to_owned(),
             fingerprint: authentic.fingerprint,
             source,
             nonce: authentic.proof.nonce.clone(),
             counter: counter.as_ref().map(|counter| counter.value),
         },
-        groups: user.groups.clone(),
         key_type: authentic.key.algorithm().as_str().to_owned(),
         mfa,
         signed: authentic.proof.time,
@@ -297,34 +321,63 @@ pub fn identify_host(
 pub struct NewcomersKey {
     /// The key that signed.
     pub key: KeyData,
+    /// Its fingerprint.
+    pub fingerprint: String,
     /// The request's nonce.
     pub nonce: String,
     /// When it was signed.
     pub signed: Timestamp,
 }
 
-/// Verifies a request of somebody who is not known yet, and spends its nonce once `invited` says
-/// that they may come.
+/// Verifies a request of somebody who is not known yet. Nothing of it is remembered until they are let
+/// in with [`NewcomersKey::admit`].
 ///
 /// # Errors
 /// When it can't be taken.
 pub fn identify_newcomer(
     request: &SignedRequest,
     audiences: &[String],
-    invited: impl FnOnce() -> bool,
-    replays: &ReplayGuard,
     now: Timestamp,
 ) -> Result<NewcomersKey, Refusal> {
     let authentic = authentic(request, audiences, now)?;
-    if !invited() {
-        return Err(authentic.refused(Unidentified::NotInvited));
-    }
-    authentic.spend(replays, now)?;
     Ok(NewcomersKey {
         nonce: authentic.proof.nonce.clone(),
         signed: authentic.proof.time,
         key: authentic.key,
+        fingerprint: authentic.fingerprint,
     })
+}
+
+impl NewcomersKey {
+    /// Spends the nonce of somebody who may come.
+    ///
+    /// # Errors
+    /// When the same request came before.
+    pub fn admit(&self, replays: &ReplayGuard, now: Timestamp) -> Result<(), Refusal> {
+        spend(&self.nonce, self.signed, replays, now).map_err(|why| self.refused(why))
+    }
+
+    /// Why they may not.
+    pub fn refused(&self, why: Unidentified) -> Refusal {
+        Refusal {
+            why,
+            fingerprint: Some(self.fingerprint.clone()),
+        }
+    }
+}
+
+/// Spends a nonce: last, so that a stranger can't fill the memory of nonces.
+fn spend(
+    nonce: &str,
+    signed: Timestamp,
+    replays: &ReplayGuard,
+    now: Timestamp,
+) -> Result<(), Unidentified> {
+    match replays.spend(nonce, signed, now) {
+        Spent::Now => Ok(()),
+        Spent::Before => Err(Unidentified::Replayed),
+        Spent::Unknown => Err(Unidentified::Forgotten(signed)),
+    }
 }
 
 /// A key's fingerprint as OpenSSH prints it: `SHA256:` and unpadded base64.

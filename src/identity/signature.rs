@@ -13,6 +13,9 @@ pub const REQUEST_NAMESPACE: &str = "hallpass-request-v1";
 /// The SSHSIG namespace of proofs of possession.
 pub const POSSESSION_NAMESPACE: &str = "hallpass-possession-v1";
 
+/// The SSHSIG namespace of touches that are a login's second factor.
+pub const TOUCH_NAMESPACE: &str = "hallpass-touch-v1";
+
 /// Why a signature is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {

@@ -29,6 +29,7 @@ pub use ownership::{is_ours_to_change, is_private};
 pub use passphrase::{Passphrase, PassphraseError, first_line};
 pub use process::protect_memory;
 pub use seal::SealError;
+pub(crate) use secret_file::{SecretFileError, first_line as secret_line};
 pub use signer::{KeyAlgorithm, SignError, Signer, random_bytes};
 pub use store::{KeyStore, OpenedKey, StoreError, is_key};
 pub use token::{Pin, PinError, Token, TokenError, TokenKeys, TokenSettings};

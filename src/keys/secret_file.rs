@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 const LONGEST: u64 = 4096;
 
 /// Why a secret can't be taken from a file.
-pub(super) enum SecretFileError {
+pub(crate) enum SecretFileError {
     /// It can't be read.
     Unreadable(io::Error),
     /// Others can read it.
@@ -22,7 +22,7 @@ impl From<io::Error> for SecretFileError {
 }
 
 /// The first line of a file that nobody else can read.
-pub(super) fn first_line(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
+pub(crate) fn first_line(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
     let file = File::open(path)?;
     let metadata = file.metadata()?;
     if metadata.is_file() && !super::is_private(&metadata) {

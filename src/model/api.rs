@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{
-    Attestation, EntryIndex, GroupName, HostName, HostTtl, KeyId, KeyState, LockTarget,
-    PrincipalName, Purpose, Reason, RoleName, Serial, Timestamp, Ttl, UserName,
+    Account, Attestation, EntryIndex, GroupName, HostName, HostTtl, KeyId, KeyState, LockTarget,
+    PrincipalName, Purpose, Reason, RoleName, Serial, SessionSummary, Timestamp, Ttl, UserName,
 };
 
 /// Asks for an SSH user certificate.
@@ -430,6 +430,9 @@ pub struct UserSummary {
     pub enabled: bool,
     /// The enrolled keys.
     pub keys: Vec<UserKey>,
+    /// The accounts at providers that the user signs in with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accounts: Vec<Account>,
     /// When the user was enrolled (RFC 3339).
     #[schema(value_type = String)]
     pub enrolled: Timestamp,
@@ -463,6 +466,9 @@ pub struct Identity {
     pub fingerprint: String,
     /// The address that the request came from.
     pub source_address: String,
+    /// The session whose key it is; absent for an enrolled key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionSummary>,
 }
 
 /// A role as the caller may use it.

@@ -20,6 +20,9 @@ macro_rules! lifetime {
             /// The longest there is.
             pub const MAX: Self = Self($longest);
 
+            /// An hour.
+            pub const HOUR: Self = Self(60 * 60);
+
             /// From whole seconds.
             ///
             /// # Errors

@@ -11,7 +11,9 @@ mod delivery;
 mod duration;
 mod explanation;
 mod invalid;
+mod issuer;
 mod lock;
+mod login;
 mod name;
 mod reason;
 mod role;
@@ -37,10 +39,15 @@ pub use explanation::{
     LoggedDecision, PolicyInForce,
 };
 pub use invalid::Invalid;
+pub use issuer::IssuerUrl;
 pub use lock::LockTarget;
+pub use login::{
+    Account, DevicePrompt, LONGEST_SESSION, LoginAnswer, LoginBegin, LoginBegun, LoginFinish,
+    ProviderSummary, RedirectAnswer, SessionSummary, SessionTouch, WorkloadLogin,
+};
 pub use name::{
-    DatabaseUser, DeliveryName, GroupName, HostName, Label, PrincipalName, Purpose, RoleName,
-    UserName,
+    DatabaseUser, DeliveryName, GroupName, HostName, Label, PrincipalName, ProviderName, Purpose,
+    RoleName, UserName,
 };
 pub use reason::{Reason, ReasonRule};
 pub use role::{Access, DatabaseAccess, Role, SourceAddress, SshAccess, SshExtension};

@@ -116,6 +116,12 @@ name! {
 }
 
 name! {
+    /// What somebody is called who vouches for people or for workloads: `clinic`, `github`.
+    ProviderName, "provider's name", legal_word,
+    "use 1 to 48 of a-z, 0-9 and -, with a letter or digit first"
+}
+
+name! {
     /// A host's DNS name or IP address, without wildcards.
     HostName, "host name", legal_host,
     "use a DNS name (labels of a-z, 0-9 and -, not at an edge) or an IP address"

@@ -1,12 +1,10 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use ureq::http::Uri;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::request::{AddCheckpoint, size};
 use crate::audit::{NoteKind, VerifierKey};
@@ -99,30 +97,13 @@ impl Caller {
     /// For a witness, with the folder that its `ca_file` is relative to.
     pub(super) fn new(witness: &AskedWitness, folder: &Path) -> Result<Self, AskedError> {
         let ca_file = witness.ca_file.as_ref().map(|path| folder.join(path));
-        let mut config = ureq::Agent::config_builder();
-        if witness.url.0.starts_with("https:") {
+        let agent = if witness.url.0.starts_with("https:") {
             let name = witness.key.name();
-            let roots = outbound::roots(ca_file.as_deref())
-                .map_err(|source| AskedError::Roots(name.to_owned(), source))?;
-            let roots = roots
-                .iter()
-                .map(|root| Certificate::from_der(root).to_owned());
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let tls = TlsConfig::builder()
-                .root_certs(RootCerts::Specific(Arc::new(roots.collect())))
-                .unversioned_rustls_crypto_provider(provider);
-            config = config.tls_config(tls.build());
-        }
-        let agent = config
-            .proxy(None)
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_global(Some(TIMEOUT))
-            .user_agent(concat!("hallpass/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
+            outbound::agent(ca_file.as_deref(), CONNECT_TIMEOUT, TIMEOUT)
+                .map_err(|source| AskedError::Roots(name.to_owned(), source))?
+        } else {
+            outbound::plain_agent(CONNECT_TIMEOUT, TIMEOUT)
+        };
         let target = format!("{}/add-checkpoint", witness.url);
         Ok(Self { agent, target })
     }

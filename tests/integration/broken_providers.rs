@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Scene, visit};
+use crate::support::{Scene, visit, wait_until};
 
 /// How endpoints go wrong that answer at once.
 fn wrong_answers() -> Vec<Value> {
@@ -29,8 +29,17 @@ fn goes_wrong(endpoint: &str) {
     let scene = Scene::new();
     for answer in wrong_answers() {
         let order = json!({ endpoint: answer });
-        let ran = scene.login(&order);
-        scene.came_to_nothing(&order, &ran, 69, &["clinic"]);
+        let before = scene.liar.asked(endpoint).len();
+        // One that gave no answer is left alone for some seconds.
+        wait_until("the provider is asked again", || {
+            let ran = scene.login(&order);
+            scene.came_to_nothing(&order, &ran, 69, &["clinic"]);
+            let asked = scene.liar.asked(endpoint).len() > before;
+            if !asked {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            asked
+        });
     }
     assert_eq!(scene.sessions(), 0);
     // Once it is right again, nobody has to do anything for that.

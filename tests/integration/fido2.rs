@@ -15,10 +15,10 @@ use crate::support::{
 
 /// A FIDO2 key without hardware, by which OpenSSH tests itself. It counts nothing: each signature
 /// says 305419896.
-const SK_PROVIDER: &str = "/usr/lib/openssh/regress/misc/sk-dummy/sk-dummy.so";
+pub(crate) const SK_PROVIDER: &str = "/usr/lib/openssh/regress/misc/sk-dummy/sk-dummy.so";
 
 /// A home whose patients only those may read who show such a second factor.
-fn home_that_demands(factor: &str) -> Home {
+pub(crate) fn home_that_demands(factor: &str) -> Home {
     let home = Home::new();
     let policy = home.policy("factor.cedar");
     let text = format!(
@@ -31,7 +31,7 @@ fn home_that_demands(factor: &str) -> Home {
 }
 
 /// Has stock `ssh-keygen` make a FIDO2 key for bob, and enrols it.
-fn stock_key(ca: &Ca, bob: &Person, name: &str, options: &[&str]) -> String {
+pub(crate) fn stock_key(ca: &Ca, bob: &Person, name: &str, options: &[&str]) -> String {
     let path = bob.folder.join(name).display().to_string();
     let made = ["-q", "-w", SK_PROVIDER, "-N", "", "-f", &path];
     run("ssh-keygen", options.iter().chain(&made)).ok();

@@ -151,11 +151,11 @@ fn unknown_keys_do_not_have_the_provider_asked_for_ever() {
     scene.takes(&json!({}));
     let before = scene.liar.asked("jwks").len();
     let order = json!({"header": {"kid": "unknown"}});
-    for _ in 0..5 {
+    for _ in 0..10 {
         assert_eq!(scene.login(&order).code, 77);
     }
     let asked = scene.liar.asked("jwks").len() - before;
-    assert!(asked <= 5, "{asked}");
+    assert!(asked <= 6, "{asked}");
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn whoever_signed_in_there_too_long_ago_must_do_so_again() {
         json!(now + 600),
     ] {
         let order = json!({"claims": {"auth_time": auth_time}});
-        scene.refuses(&order, &["auth_time", "signed in", "future"]);
+        scene.refuses(&order, &["auth_time", "signed in", "from the future"]);
     }
 }
 

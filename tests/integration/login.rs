@@ -433,6 +433,11 @@ fn a_provider_that_is_down_keeps_nobody_from_other_ways() {
     vendors.start_again();
     let dora = Person::newcomer(&ca);
     vendors.account("dora", json!({}));
+    // One that gave no answer is left alone for some seconds.
+    wait_until("the provider is asked again", || {
+        let mut login = Login::by_hand(&dora, &["--provider", "vendors"]);
+        login.try_url().is_some()
+    });
     sign_in(&dora, "dora", &["--provider", "vendors"]);
     assert_eq!(
         ca.home.newest("session-begun")["account"]["provider"],

@@ -45,5 +45,7 @@ mod tail;
 mod tamper;
 mod tiles;
 mod token;
+mod touch;
 mod witness;
 mod witnessing;
+mod workloads;

@@ -193,8 +193,11 @@ fn record<'a>(entry: &'a Value, text: &'a str) -> Record<'a> {
             Class::AccountChange => {
                 Some(user(event["user"].as_str(), event["fingerprint"].as_str()))
             }
-            // Nobody was identified.
-            Class::Authentication => Some(user(Some("unknown"), event["fingerprint"].as_str())),
+            // Of a refusal, nobody was identified.
+            Class::Authentication => {
+                let name = event["user"].as_str().or(requester).unwrap_or("unknown");
+                Some(user(Some(name), event["fingerprint"].as_str()))
+            }
             _ => None,
         },
         service: (class == Class::Authentication).then_some(Named { name: HALLPASS }),
@@ -236,6 +239,11 @@ fn class(kind: &str) -> (Class, Activity) {
         "key-enrolled" => (Class::AccountChange, (99, Some("Key Enrol"))),
         "counter-went-back" => (Class::AccountChange, (99, Some("Key Lock"))),
         "key-removed" => (Class::AccountChange, (99, Some("Key Remove"))),
+        "user-linked" => (Class::AccountChange, (99, Some("Account Link"))),
+        "user-unlinked" => (Class::AccountChange, (99, Some("Account Unlink"))),
+        "session-begun" => (Class::Authentication, (1, None)),
+        "session-touched" => (Class::Authentication, (99, Some("Second Factor"))),
+        "session-ended" => (Class::Authentication, (2, None)),
         "certificate-issued" | "host-certificate-issued" => (Class::ApiActivity, CREATE),
         "host-invited" | "host-joined" | "host-certificate-renewed" => {
             (Class::EntityManagement, CREATE)
@@ -303,6 +311,7 @@ fn message(kind: &str, event: &Value) -> String {
         ("user", text(&event["user"])),
         ("key", text(&event["key"])),
         ("key", text(&event["new"]["key"])),
+        ("provider", text(&event["account"]["provider"])),
         ("by", text(&event["by"]["requester"])),
         ("role", text(&event["request"]["role"])),
         ("purpose", text(&event["request"]["purpose"])),

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
+use super::passing;
 use crate::audit::archive::{Archive, PIECE};
 
 /// How many places of archived entries are cleared in one transaction: some milliseconds.
@@ -78,15 +79,21 @@ pub(super) fn clear(transaction: &Transaction<'_>) -> Result<bool, rusqlite::Err
     }
     debug_assert_eq!(PIECE, 256, "the schema's triggers say so too");
     transaction.execute(
-        "INSERT INTO archived_serials SELECT serial, idx FROM entries
-         WHERE idx >= ?1 AND idx < ?2 AND idx % 256 <> 0 AND serial IS NOT NULL
-             AND kind IN ('certificate-issued', 'request-refused', 'unauthenticated-refused')",
+        concat!(
+            "INSERT INTO archived_serials SELECT serial, idx FROM entries
+             WHERE idx >= ?1 AND idx < ?2 AND idx % 256 <> 0 AND serial IS NOT NULL
+                 AND kind IN ",
+            passing!()
+        ),
         [cleared, next],
     )?;
     transaction.execute(
-        "DELETE FROM entries
-         WHERE idx >= ?1 AND idx < ?2 AND idx % 256 <> 0
-             AND kind IN ('certificate-issued', 'request-refused', 'unauthenticated-refused')",
+        concat!(
+            "DELETE FROM entries
+             WHERE idx >= ?1 AND idx < ?2 AND idx % 256 <> 0
+                 AND kind IN ",
+            passing!()
+        ),
         [cleared, next],
     )?;
     transaction.execute(

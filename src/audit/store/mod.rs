@@ -28,9 +28,20 @@ pub(super) use writer::{Commit, End, Row, Store};
 const ARCHIVE: &str = "archive";
 /// Marks the file as Hallpass's ("hall").
 const APPLICATION_ID: i32 = 0x6861_6c6c;
-const SCHEMA_VERSION: i32 = 3;
+const SCHEMA_VERSION: i32 = 4;
 
-const SCHEMA: &str = "
+/// The kinds of entries that nothing but the log itself keeps, so that they leave the database once
+/// they are in a file. Of sessions, those of the last day are still read at a start.
+macro_rules! passing {
+    () => {
+        "('certificate-issued', 'request-refused', 'unauthenticated-refused', \
+          'session-begun', 'session-touched', 'session-ended')"
+    };
+}
+use passing;
+
+const SCHEMA: &str = concat!(
+    "
 CREATE TABLE entries (
     idx       INTEGER PRIMARY KEY,
     time      INTEGER NOT NULL,
@@ -50,7 +61,11 @@ CREATE INDEX entries_role ON entries (role) WHERE role IS NOT NULL;
 CREATE INDEX entries_purpose ON entries (purpose) WHERE purpose IS NOT NULL;
 -- Few entries are of a kind that state is rebuilt from.
 CREATE INDEX entries_state ON entries (kind)
-    WHERE kind NOT IN ('certificate-issued', 'request-refused', 'unauthenticated-refused');
+    WHERE kind NOT IN ",
+    passing!(),
+    ";
+-- Those that matter for a day.
+CREATE INDEX entries_sessions ON entries (time) WHERE kind IN ('session-begun', 'session-touched', 'session-ended');
 -- The hashes that an entry adds to the tree: its own, then those of the subtrees it completes.
 CREATE TABLE tree (idx INTEGER PRIMARY KEY, hashes BLOB NOT NULL) STRICT;
 CREATE TRIGGER entries_stay BEFORE UPDATE ON entries
@@ -60,7 +75,9 @@ CREATE TRIGGER entries_stay BEFORE UPDATE ON entries
 CREATE TRIGGER entries_remain BEFORE DELETE ON entries
     WHEN old.idx >= coalesce((SELECT next FROM archives ORDER BY first DESC LIMIT 1), 0)
         OR old.idx % 256 = 0
-        OR old.kind NOT IN ('certificate-issued', 'request-refused', 'unauthenticated-refused')
+        OR old.kind NOT IN ",
+    passing!(),
+    "
     BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 -- Files that entries were moved into, and the serial numbers of what is in them alone.
 CREATE TABLE archives (
@@ -91,7 +108,8 @@ CREATE TABLE nonces (expires INTEGER, nonce TEXT, PRIMARY KEY (expires, nonce))
 -- until when nonces were swept, what a probe wrote.
 CREATE TABLE marks (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO marks VALUES ('swept', 0), ('probe', 0);
-";
+"
+);
 
 /// Device and inode of the database, its write-ahead log and its shared memory. Commits live in
 /// the second until a checkpoint, so that whoever deletes it deletes entries.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params_from_iter};
 
-use super::{ARCHIVE, StoreError, StoredHashes, archives, check_format, parse, timestamp};
+use super::{ARCHIVE, StoreError, StoredHashes, archives, check_format, parse, passing, timestamp};
 use crate::audit::Entry;
 use crate::audit::archive::{self, Archive, ArchiveFile, PIECE};
 use crate::audit::proof::{Hashes, ProofError};
@@ -484,12 +484,12 @@ fn windows(
     let end: i64 = connection
         .prepare_cached("SELECT coalesce(max(idx) + 1, 0) FROM entries")?
         .query_row([], |row| row.get(0))?;
-    let mut corrections = connection.prepare_cached(
+    let mut corrections = connection.prepare_cached(concat!(
         "SELECT idx FROM entries INDEXED BY entries_state
-         WHERE kind = 'clock-corrected' AND kind NOT IN
-             ('certificate-issued', 'request-refused', 'unauthenticated-refused')
-         ORDER BY idx",
-    )?;
+         WHERE kind = 'clock-corrected' AND kind NOT IN ",
+        passing!(),
+        " ORDER BY idx"
+    ))?;
     let mut bounds = corrections
         .query_map([], |row| row.get(0))?
         .collect::<Result<Vec<i64>, _>>()?;

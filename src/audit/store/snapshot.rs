@@ -64,7 +64,7 @@ impl Snapshot {
     ) -> Result<u64, StoreError> {
         let store = Store::open(database)?;
         let end = store.end(log)?;
-        store.state_entries(end.checkpoint.as_ref(), |_| {})?;
+        store.state_entries(end.checkpoint.as_ref(), Timestamp::default(), |_| {})?;
         let size = end.tree.size();
         let reader = Reader::open(database)?;
         let mut at = 0;

@@ -70,11 +70,36 @@ impl Authenticator {
 
     /// Signs a request's text: what the header `Hallpass-Signature` holds before it is base64.
     pub(crate) fn sign(&self, request: &Request<'_>, flags: u8, counter: u32) -> Vec<u8> {
+        let message = request.message();
+        self.sshsig(&request.namespace, message.as_bytes(), flags, counter)
+    }
+
+    /// An armored SSHSIG over a message, as `ssh-keygen -Y sign` prints it.
+    pub(crate) fn armored(
+        &self,
+        namespace: &str,
+        message: &[u8],
+        flags: u8,
+        counter: u32,
+    ) -> String {
+        let signature = STANDARD.encode(self.sshsig(namespace, message, flags, counter));
+        let mut lines = vec!["-----BEGIN SSH SIGNATURE-----"];
+        let mut rest = signature.as_str();
+        while !rest.is_empty() {
+            let (line, more) = rest.split_at(rest.len().min(70));
+            lines.push(line);
+            rest = more;
+        }
+        lines.push("-----END SSH SIGNATURE-----\n");
+        lines.join("\n")
+    }
+
+    fn sshsig(&self, namespace: &str, message: &[u8], flags: u8, counter: u32) -> Vec<u8> {
         let mut signed = b"SSHSIG".to_vec();
-        for part in [request.namespace.as_bytes(), b"", b"sha512"] {
+        for part in [namespace.as_bytes(), b"", b"sha512"] {
             signed.extend(string(part));
         }
-        signed.extend(string(digest(&SHA512, request.message().as_bytes())));
+        signed.extend(string(digest(&SHA512, message)));
         let mut said = digest(&SHA256, APPLICATION.as_bytes()).as_ref().to_vec();
         said.push(flags);
         said.extend(counter.to_be_bytes());
@@ -94,7 +119,7 @@ impl Authenticator {
 
         let mut whole = b"SSHSIG\0\0\0\x01".to_vec();
         whole.extend(string(self.public()));
-        for part in [request.namespace.as_bytes(), b"", b"sha512"] {
+        for part in [namespace.as_bytes(), b"", b"sha512"] {
             whole.extend(string(part));
         }
         whole.extend(string(signature));

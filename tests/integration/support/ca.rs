@@ -494,6 +494,17 @@ impl Person {
         self.folder.private("runtime");
     }
 
+    /// The same, but for whoever is signed in.
+    pub(crate) fn forget_issued(&self) {
+        let folders = fs::read_dir(self.folder.join("runtime/hallpass")).expect("a folder of ours");
+        for folder in folders.flatten().map(|entry| entry.path()) {
+            let name = folder.file_name().expect("a name").to_string_lossy();
+            if folder.is_dir() && !name.starts_with("login-") {
+                fs::remove_dir_all(folder).expect("a folder of ours");
+            }
+        }
+    }
+
     /// The files in this person's runtime folder.
     pub(crate) fn runtime_files(&self) -> Vec<PathBuf> {
         let mut waiting = vec![self.folder.join("runtime")];

@@ -1,4 +1,8 @@
-//! Calls that the server makes by itself: whom it believes there.
+//! Calls that the server makes by itself: whom it believes there, and how it asks.
+
+mod https;
+
+pub use https::{Answer, Https, HttpsError, agent, plain_agent};
 
 use std::path::{Path, PathBuf};
 

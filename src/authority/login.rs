@@ -1,0 +1,658 @@
+//! Who signs in: a provider vouches for somebody, and a fresh key signs for them for a while.
+//! docs/login.md tells why in this order.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ssh_key::PublicKey;
+use zeroize::Zeroizing;
+
+use super::enrolment::line;
+use super::fleet::hash;
+use super::{Authority, Refusal, SessionSettings, now, request_line};
+use crate::audit::{self, Event, NewSession, Refused, SpentToken, With};
+use crate::certificate::check_ssh_key;
+use crate::identity::{
+    self, Begun, LoginError, Logins, NewcomersKey, NoLogin, NoWorkload, Provider, ReplayGuard,
+    SignedRequest, Unidentified, Vouched, VouchedWorkload, Way, Workloads,
+};
+use crate::keys::random_bytes;
+use crate::model::{
+    Account, DevicePrompt, LONGEST_SESSION, LoginAnswer, LoginBegin, LoginBegun, LoginFinish,
+    ProviderName, ProviderSummary, RedirectAnswer, SessionSummary, Timestamp, UserName,
+    WorkloadLogin,
+};
+
+impl Authority {
+    /// The same, where people can sign in with these providers.
+    ///
+    /// # Errors
+    /// When two are called the same.
+    pub fn with_providers(
+        mut self,
+        providers: Vec<Provider>,
+        sessions: SessionSettings,
+    ) -> Result<Self, ProviderTwice> {
+        for (place, provider) in providers.iter().enumerate() {
+            let same = |other: &Provider| other.name() == provider.name();
+            if providers[..place].iter().any(same) {
+                return Err(ProviderTwice(provider.name().clone()));
+            }
+        }
+        self.providers = providers;
+        self.sessions = sessions;
+        Ok(self)
+    }
+
+    /// The same, which lets these workloads in.
+    pub fn with_workloads(mut self, workloads: Workloads) -> Self {
+        self.workloads = workloads;
+        self
+    }
+
+    /// With whom people can sign in.
+    pub fn providers(&self) -> Vec<ProviderSummary> {
+        let names = self.providers.iter().map(Provider::name);
+        names
+            .map(|name| ProviderSummary { name: name.clone() })
+            .collect()
+    }
+
+    /// Begins a login for the key that signs the request. Anybody can.
+    ///
+    /// # Errors
+    /// When the request can't be taken, or the provider can't be reached.
+    pub async fn begin_login(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<LoginBegun, Refusal> {
+        let now = now();
+        let newcomer = self
+            .newcomer(request, source, now, |_| self.logins.has_room(source, now))
+            .await?;
+        let ask: LoginBegin = self.parse(request)?;
+        let key = PublicKey::from(newcomer.key.clone());
+        check_ssh_key(key.key_data()).map_err(|error| Refusal::illegal(error.to_string()))?;
+        self.directory().check_new_key(&key)?;
+        let provider = self.provider(ask.provider.as_ref())?;
+        let id = secret()?;
+        let begun = match ask.redirect {
+            Some(redirect) => {
+                self.begin_redirect(provider, &newcomer, source, redirect, &id, now)
+                    .await
+            }
+            None => {
+                self.begin_device(provider, &newcomer, source, &id, now)
+                    .await
+            }
+        };
+        match begun {
+            Ok(begun) => Ok(begun),
+            Err(error) => Err(self
+                .not_signed_in(request, source, &newcomer, error, now)
+                .await),
+        }
+    }
+
+    async fn begin_redirect(
+        &self,
+        provider: &Provider,
+        newcomer: &NewcomersKey,
+        source: IpAddr,
+        redirect: String,
+        id: &str,
+        now: Timestamp,
+    ) -> Result<LoginBegun, NotBegun> {
+        check_redirect(&redirect)?;
+        let (state, nonce, verifier) = (secret()?, secret()?, Zeroizing::new(secret()?));
+        let url = provider.sign_in_url(&redirect, &state, &nonce, &verifier);
+        let url = url.await?;
+        let expires = now.plus(Logins::lasts(None));
+        let login = Begun {
+            fingerprint: newcomer.fingerprint.clone(),
+            source,
+            provider: provider.name().clone(),
+            way: Way::Redirect {
+                redirect,
+                state: state.clone(),
+                nonce,
+                verifier,
+            },
+            expires,
+        };
+        self.logins.begin(id.to_owned(), login, now)?;
+        Ok(LoginBegun {
+            login: id.to_owned(),
+            provider: provider.name().clone(),
+            url: Some(url),
+            state: Some(state),
+            device: None,
+            expires,
+        })
+    }
+
+    async fn begin_device(
+        &self,
+        provider: &Provider,
+        newcomer: &NewcomersKey,
+        source: IpAddr,
+        id: &str,
+        now: Timestamp,
+    ) -> Result<LoginBegun, NotBegun> {
+        let grant = provider.begin_device().await?;
+        let expires = now.plus(Logins::lasts(Some(grant.lasts)));
+        let interval = std::time::Duration::from_secs(grant.interval);
+        let login = Begun {
+            fingerprint: newcomer.fingerprint.clone(),
+            source,
+            provider: provider.name().clone(),
+            way: Way::Device {
+                device_code: grant.device_code,
+                interval,
+                next: now.plus(interval),
+            },
+            expires,
+        };
+        self.logins.begin(id.to_owned(), login, now)?;
+        Ok(LoginBegun {
+            login: id.to_owned(),
+            provider: provider.name().clone(),
+            url: None,
+            state: None,
+            device: Some(DevicePrompt {
+                url: grant.url,
+                user_code: grant.user_code,
+                complete_url: grant.complete_url,
+                interval: grant.interval,
+            }),
+            expires,
+        })
+    }
+
+    /// Ends a login: asks the provider who signed in, and has the key that signs the request sign
+    /// for them from then on.
+    ///
+    /// # Errors
+    /// When the provider does not vouch for anybody, or not for somebody who may come in.
+    pub async fn finish_login(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<LoginAnswer, Refusal> {
+        let now = now();
+        let waits = |fingerprint: &str| {
+            let ask = self.parse::<LoginFinish>(request);
+            ask.is_ok_and(|ask| self.logins.waits(&ask.login, fingerprint, now))
+        };
+        let newcomer = self.newcomer(request, source, now, waits).await?;
+        let ask: LoginFinish = self.parse(request)?;
+        let finished = async {
+            let login = self.logins.take(&ask.login, &newcomer.fingerprint, now)?;
+            let provider = self.provider(Some(&login.provider))?;
+            let vouched = match self.signed_in(provider, login, &ask, now).await? {
+                Ok(vouched) => vouched,
+                Err(wait) => {
+                    return Ok(LoginAnswer {
+                        session: None,
+                        wait: Some(wait),
+                    });
+                }
+            };
+            let session = self.begin_session(&newcomer, source, vouched, now);
+            Ok(LoginAnswer {
+                session: Some(session.await?),
+                wait: None,
+            })
+        };
+        match finished.await {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(self
+                .not_signed_in(request, source, &newcomer, error, now)
+                .await),
+        }
+    }
+
+    /// Who signed in, or how many seconds to wait before the next question.
+    async fn signed_in(
+        &self,
+        provider: &Provider,
+        mut login: Begun,
+        ask: &LoginFinish,
+        now: Timestamp,
+    ) -> Result<Result<Vouched, u64>, NotBegun> {
+        match (&mut login.way, &ask.redirect) {
+            (
+                Way::Redirect {
+                    redirect,
+                    state,
+                    nonce,
+                    verifier,
+                },
+                Some(answer),
+            ) => {
+                let RedirectAnswer {
+                    code,
+                    state: told,
+                    iss,
+                } = answer;
+                if told != state {
+                    return Err(Refusal::Denied {
+                        code: "wrong-state",
+                        detail: "the redirect belongs to another login: begin again".to_owned(),
+                    }
+                    .into());
+                }
+                provider.check_issuer(iss.as_deref()).await?;
+                let vouched = provider.redeem(code, redirect, verifier, nonce, now);
+                Ok(Ok(vouched.await?))
+            }
+            (
+                Way::Device {
+                    device_code,
+                    interval,
+                    next,
+                },
+                None,
+            ) => {
+                let early = now < *next;
+                let asked = if early {
+                    Err(std::time::Duration::ZERO)
+                } else {
+                    provider.ask_device(device_code, now).await?
+                };
+                match asked {
+                    Ok(vouched) => Ok(Ok(vouched)),
+                    Err(longer) => {
+                        *interval += longer;
+                        if !early {
+                            *next = now.plus(*interval);
+                        }
+                        let wait = interval.as_secs();
+                        self.logins.put_back(ask.login.clone(), login);
+                        Ok(Err(wait))
+                    }
+                }
+            }
+            _ => Err(Refusal::illegal(
+                "redirect: it belongs to a login that was begun with one, and to no other",
+            )
+            .into()),
+        }
+    }
+
+    /// Logs a session for whom a provider vouches.
+    async fn begin_session(
+        &self,
+        newcomer: &NewcomersKey,
+        source: IpAddr,
+        vouched: Vouched,
+        now: Timestamp,
+    ) -> Result<SessionSummary, NotBegun> {
+        let alone = Arc::clone(&self.changes).lock_owned().await;
+        let key = PublicKey::from(newcomer.key.clone());
+        self.directory()
+            .check_new_key(&key)
+            .map_err(Refusal::from)?;
+        let (user, is_new) = self.user_of(&vouched)?;
+        if is_new {
+            let event = Event::UserLinked {
+                user: user.clone(),
+                account: vouched.account.clone(),
+                by: None,
+            };
+            self.append(event, None, With::default(), now).await?;
+        }
+        let session = NewSession {
+            user,
+            account: vouched.account,
+            public_key: line(&key).map_err(Refusal::from)?,
+            groups: vouched.groups,
+            mfa: vouched.mfa,
+            workload: None,
+            token: None,
+            expires: now.plus(self.sessions.life.duration()),
+            source,
+        };
+        let expires = ReplayGuard::expiry(newcomer.signed);
+        let spent = audit::Spent::new(newcomer.nonce.clone(), expires);
+        let event = Event::SessionBegun(session);
+        self.append(event, Some(spent), With::holding(alone), now)
+            .await?;
+        Ok(self.begun(newcomer, now)?)
+    }
+
+    /// The session that has just begun.
+    fn begun(&self, newcomer: &NewcomersKey, now: Timestamp) -> Result<SessionSummary, Refusal> {
+        let session = self.session(&newcomer.fingerprint, now);
+        session.ok_or_else(|| Refusal::Internal("the session is over again".to_owned()))
+    }
+
+    /// Begins a workload's session: has the key that signs the request sign for whom its token
+    /// vouches.
+    ///
+    /// # Errors
+    /// When the token vouches for no workload that is let in.
+    pub async fn begin_workload(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+    ) -> Result<SessionSummary, Refusal> {
+        let now = now();
+        let audiences = &self.keys.now().audiences;
+        let newcomer = match identity::identify_newcomer(request, audiences, now) {
+            Ok(newcomer) => newcomer,
+            Err(refusal) => return Err(self.unidentified(request, source, refusal, now).await?),
+        };
+        let ask: WorkloadLogin = self.parse(request)?;
+        let token = Zeroizing::new(ask.token);
+        let begun = async {
+            let vouched = self.workloads.identify(&token, now).await?;
+            // A stranger never gets here, and so fills no memory.
+            if let Err(refusal) = newcomer.admit(&self.replays, now) {
+                return Err(self
+                    .unidentified(request, source, refusal, now)
+                    .await?
+                    .into());
+            }
+            let spent = SpentToken {
+                sha256: token_hash(&token),
+                expires: vouched.expires,
+            };
+            self.log_workload(&newcomer, source, vouched, spent, now)
+                .await
+        };
+        match begun.await {
+            Ok(session) => Ok(session),
+            Err(error) => Err(self
+                .not_signed_in(request, source, &newcomer, error, now)
+                .await),
+        }
+    }
+
+    async fn log_workload(
+        &self,
+        newcomer: &NewcomersKey,
+        source: IpAddr,
+        vouched: VouchedWorkload,
+        token: SpentToken,
+        now: Timestamp,
+    ) -> Result<SessionSummary, NotBegun> {
+        let key = PublicKey::from(newcomer.key.clone());
+        check_ssh_key(key.key_data()).map_err(|error| Refusal::illegal(error.to_string()))?;
+        let denied = |code, detail: &str| Refusal::Denied {
+            code,
+            detail: detail.to_owned(),
+        };
+        if vouched.expires > now.plus(LONGEST_SESSION) {
+            let detail = "the token is good for more than a day: have one made that is not";
+            return Err(denied("token-too-long", detail).into());
+        }
+        let alone = Arc::clone(&self.changes).lock_owned().await;
+        {
+            let directory = self.directory();
+            directory.check_new_key(&key).map_err(Refusal::from)?;
+            if !directory.remembers_tokens_of(vouched.issued) {
+                let detail =
+                    "what tokens of that time were used for is forgotten: have a new one made";
+                return Err(denied("token-forgotten", detail).into());
+            }
+            if directory.sessions().has_spent(&token.sha256) {
+                let detail = "the token was used before, and is good once: have a new one made";
+                return Err(denied("token-replayed", detail).into());
+            }
+            if directory.find(&vouched.name).is_some() {
+                let detail = "there is a user of the workload's name: an administrator renames one";
+                return Err(denied("name-in-use", detail).into());
+            }
+        }
+        let session = NewSession {
+            user: vouched.name,
+            account: vouched.account,
+            public_key: line(&key).map_err(Refusal::from)?,
+            groups: vouched.groups,
+            mfa: None,
+            workload: Some(vouched.attributes),
+            token: Some(token),
+            expires: now.plus(vouched.life.duration()),
+            source,
+        };
+        let expires = ReplayGuard::expiry(newcomer.signed);
+        let spent = audit::Spent::new(newcomer.nonce.clone(), expires);
+        let event = Event::SessionBegun(session);
+        self.append(event, Some(spent), With::holding(alone), now)
+            .await?;
+        Ok(self.begun(newcomer, now)?)
+    }
+
+    async fn append(
+        &self,
+        event: Event,
+        spent: Option<audit::Spent>,
+        with: With,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let slot = self.log.reserve(now)?;
+        slot.commit_with(event, spent, with).await?;
+        Ok(())
+    }
+
+    /// Which user an account is, and whether that is to be logged first.
+    fn user_of(&self, vouched: &Vouched) -> Result<(UserName, bool), Refusal> {
+        let Vouched { account, name, .. } = vouched;
+        let directory = self.directory();
+        let denied = |code, detail| Refusal::Denied { code, detail };
+        let Account { provider, subject } = account;
+        let how = format!(
+            "`hallpass user link {name} --provider {provider} --subject {subject}`",
+            subject = shell_word(subject)
+        );
+        if let Some(user) = directory.linked(account) {
+            if !user.enabled {
+                let detail = format!("user {} is disabled: ask an administrator", user.name);
+                return Err(denied("user-disabled", detail));
+            }
+            return Ok((user.name.clone(), false));
+        }
+        if directory.is_barred(account) {
+            let detail = format!(
+                "this account at {provider} was taken away from its user, or that user was removed: \
+                 an administrator lets it in again with {how}"
+            );
+            return Err(denied("account-removed", detail));
+        }
+        if directory.find(name).is_some() || self.workloads.is_called(name) {
+            let detail = format!(
+                "there is a {name} already, who does not sign in with this account at {provider}: if \
+                 that is you, an administrator says so with {how}"
+            );
+            return Err(denied("name-in-use", detail));
+        }
+        Ok((name.clone(), true))
+    }
+
+    /// Whoever holds a key that nobody knows yet, and is expected to come.
+    pub(super) async fn newcomer(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        now: Timestamp,
+        expected: impl FnOnce(&str) -> bool,
+    ) -> Result<NewcomersKey, Refusal> {
+        let audiences = &self.keys.now().audiences;
+        let newcomer = identity::identify_newcomer(request, audiences, now);
+        let newcomer = newcomer.and_then(|newcomer| {
+            if !expected(&newcomer.fingerprint) {
+                return Err(newcomer.refused(Unidentified::NotInvited));
+            }
+            newcomer.admit(&self.replays, now)?;
+            Ok(newcomer)
+        });
+        match newcomer {
+            Ok(newcomer) => Ok(newcomer),
+            Err(refusal) => Err(self.unidentified(request, source, refusal, now).await?),
+        }
+    }
+
+    /// Checks that there is such a provider.
+    pub(super) fn check_provider(&self, name: &ProviderName) -> Result<(), Refusal> {
+        self.provider(Some(name)).map(|_| ())
+    }
+
+    fn provider(&self, name: Option<&ProviderName>) -> Result<&Provider, Refusal> {
+        let names = || {
+            let names: Vec<_> = self
+                .providers
+                .iter()
+                .map(|one| one.name().as_str())
+                .collect();
+            names.join(", ")
+        };
+        match (name, &self.providers[..]) {
+            (_, []) => Err(Refusal::NotFound(
+                "nobody signs in here: this CA has no [[provider]] in its hallpass.toml".to_owned(),
+            )),
+            (None, [only]) => Ok(only),
+            (None, _) => Err(Refusal::illegal(format!(
+                "provider: there are several ({}): name one with --provider",
+                names()
+            ))),
+            (Some(name), providers) => {
+                let found = providers.iter().find(|provider| provider.name() == name);
+                found.ok_or_else(|| {
+                    Refusal::NotFound(format!("there is no provider {name}: use {}", names()))
+                })
+            }
+        }
+    }
+
+    /// Logs that somebody did not sign in, and gives what they are told.
+    pub(super) async fn not_signed_in(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        newcomer: &NewcomersKey,
+        error: NotBegun,
+        now: Timestamp,
+    ) -> Refusal {
+        let refusal = match error {
+            NotBegun::Refused(refusal) => refusal,
+            NotBegun::Login(error) if error.is_unavailable() => {
+                tracing::warn!(%source, "{error}");
+                return Refusal::NoProvider(error.to_string());
+            }
+            NotBegun::Login(error) => Refusal::Denied {
+                code: error.code(),
+                detail: error.to_string(),
+            },
+            NotBegun::NoWorkload(error @ NoWorkload::Unreachable(_)) => {
+                tracing::warn!(%source, "{error}");
+                return Refusal::NoProvider(error.to_string());
+            }
+            NotBegun::NoWorkload(error) => Refusal::Denied {
+                code: error.code(),
+                detail: error.to_string(),
+            },
+            NotBegun::NoLogin(error) => Refusal::Denied {
+                code: "no-login",
+                detail: error.to_string(),
+            },
+        };
+        if !refusal.is_logged() {
+            return refusal;
+        }
+        let refused = Refused {
+            request: request_line(request),
+            code: refusal.code().to_owned(),
+            detail: super::cut(&refusal.to_string()),
+        };
+        let fingerprint = Some(newcomer.fingerprint.clone());
+        match self.log_stranger(source, fingerprint, refused, now).await {
+            Ok(()) => refusal,
+            Err(error) => error,
+        }
+    }
+}
+
+/// Why a login comes to nothing.
+pub(super) enum NotBegun {
+    /// Because of us or of what was asked.
+    Refused(Refusal),
+    /// Because of the provider.
+    Login(LoginError),
+    /// There is none.
+    NoLogin(NoLogin),
+    /// The token vouches for nobody.
+    NoWorkload(NoWorkload),
+}
+
+impl From<NoWorkload> for NotBegun {
+    fn from(error: NoWorkload) -> Self {
+        Self::NoWorkload(error)
+    }
+}
+
+impl From<Refusal> for NotBegun {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<LoginError> for NotBegun {
+    fn from(error: LoginError) -> Self {
+        Self::Login(error)
+    }
+}
+
+impl From<NoLogin> for NotBegun {
+    fn from(error: NoLogin) -> Self {
+        Self::NoLogin(error)
+    }
+}
+
+/// Two providers are called the same.
+#[derive(Debug, thiserror::Error)]
+#[error("hallpass.toml: provider {0}: another [[provider]] has the same name: choose another")]
+pub struct ProviderTwice(ProviderName);
+
+/// What a token is known by once it was used: not by its signature, of which there can be several.
+fn token_hash(token: &str) -> String {
+    hash(token.rsplit_once('.').map_or(token, |(signed, _)| signed))
+}
+
+/// 32 random bytes in base64url: what nobody can guess.
+fn secret() -> Result<String, Refusal> {
+    Ok(URL_SAFE_NO_PAD.encode(random_bytes::<32>()?))
+}
+
+/// A redirect to the machine of whoever signs in, and to nowhere else: a code must not be sent to
+/// others.
+fn check_redirect(redirect: &str) -> Result<(), Refusal> {
+    let port = redirect
+        .strip_prefix("http://127.0.0.1:")
+        .and_then(|rest| rest.strip_suffix("/callback"));
+    let legal = port.is_some_and(|port| {
+        let digits = port.bytes().all(|c| c.is_ascii_digit()) && !port.starts_with('0');
+        digits && port.parse::<u16>().is_ok()
+    });
+    if legal {
+        return Ok(());
+    }
+    Err(Refusal::illegal(
+        "redirect: use http://127.0.0.1:PORT/callback",
+    ))
+}
+
+/// A word that a shell takes as it is.
+fn shell_word(text: &str) -> String {
+    let plain = |c: u8| c.is_ascii_alphanumeric() || b"-_.:@/|+=".contains(&c);
+    if !text.is_empty() && text.bytes().all(plain) {
+        return text.to_owned();
+    }
+    format!(
+        "'{}'",
+        text.escape_debug().to_string().replace('\'', r"'\''")
+    )
+}
