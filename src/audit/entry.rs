@@ -407,6 +407,9 @@ pub struct NewSession {
     /// The second factor that the provider says was shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mfa: Option<SecondFactor>,
+    /// Whether somebody signed in on another device than the one whose key it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_device: bool,
     /// What is known of a workload; nothing for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<BTreeMap<String, String>>,

@@ -97,6 +97,13 @@ impl Event {
         )
     }
 
+    /// Whether a start believes it only when it is proven to be in the tree.
+    pub fn must_be_proven(&self) -> bool {
+        self.is_believed_when_proven()
+            || self.is_of_session()
+            || matches!(self, Self::LogRestored { .. } | Self::ClockCorrected { .. })
+    }
+
     /// Whether it stays in the database for good, and a start believes it only when it is proven to be
     /// in the tree: it says which keys there are, who may do what, or which files hold entries. A kind
     /// that once counted must always count, or archived logs don't add up.

@@ -69,6 +69,10 @@ impl Authority {
             let mut new: NewUser = self.parse(request)?;
             let key = enrollable(&new.public_key)?;
             directory.check_new_user(&new.name, &key)?;
+            if self.workloads.is_called(&new.name) {
+                let detail = format!("a workload is called {}: choose another name", new.name);
+                return Err(Refusal::Conflict(detail));
+            }
             if new.groups.len() > MOST_GROUPS {
                 return Err(Refusal::illegal(format!(
                     "groups: give at most {MOST_GROUPS}"
@@ -214,7 +218,8 @@ impl Authority {
         .ok_or_else(|| nobody(name))
     }
 
-    /// Makes an account at a provider a user's: who signs in there is that user.
+    /// Makes an account at a provider a user's: who signs in there is that user. A user who was removed
+    /// is one again.
     ///
     /// # Errors
     /// When there is no such user or provider, or the account is somebody's.
@@ -225,11 +230,19 @@ impl Authority {
         name: &str,
     ) -> Result<UserSummary, Refusal> {
         self.change_user(request, source, |directory, by| {
-            let user = enrolled(directory, name)?;
-            if user.accounts.len() >= MOST_KEYS {
-                let detail = format!("user {name} has {MOST_KEYS} accounts already");
-                return Err(Refusal::Conflict(detail));
-            }
+            // Who was removed and has no key comes back by this alone.
+            let removed = name.parse().ok().filter(|name| directory.was_removed(name));
+            let user = match removed {
+                Some(name) => name,
+                None => {
+                    let user = enrolled(directory, name)?;
+                    if user.accounts.len() >= MOST_KEYS {
+                        let detail = format!("user {name} has {MOST_KEYS} accounts already");
+                        return Err(Refusal::Conflict(detail));
+                    }
+                    user.name.clone()
+                }
+            };
             let account: Account = self.parse(request)?;
             check_subject(&account)?;
             self.check_provider(&account.provider)?;
@@ -237,7 +250,6 @@ impl Authority {
                 let detail = format!("this account signs in as user {} already", owner.name);
                 return Err(Refusal::Conflict(detail));
             }
-            let user = user.name.clone();
             let event = Event::UserLinked {
                 user: user.clone(),
                 account,

@@ -15,7 +15,7 @@ use crate::audit::{Event, HostActor, HostProfile, RecordedCertificate, Spent, Wi
 use crate::certificate::{
     CsrSubject, ServerGrant, SshHostGrant, Validity, check_ssh_key, parse_public_key,
 };
-use crate::identity::{self, Host, KnownHost, ReplayGuard, SignedRequest};
+use crate::identity::{self, Host, KnownHost, ReplayGuard, SignedRequest, Unidentified};
 use crate::keys::random_bytes;
 use crate::model::{
     Access, CertificateAnswer, HostConfirmation, HostInvitation, HostJoin, HostName, HostState,
@@ -140,9 +140,12 @@ impl Authority {
             let host = directory.hosts().invited(&hash(&token), now);
             host.map(|host| host.profile.clone())
         };
-        let newcomer = self
-            .newcomer(request, source, now, |_| invited().is_some())
-            .await?;
+        let newcomer = self.stranger(request, source, now).await?;
+        if invited().is_none() {
+            let refusal = newcomer.refused(Unidentified::NotInvited);
+            return Err(self.unidentified(request, source, refusal, now).await?);
+        }
+        let newcomer = self.admitted(request, source, newcomer, now).await?;
         // Strangers never get here, and so hold nobody up. Of two with one token, one was first.
         let alone = std::sync::Arc::clone(&self.changes).lock_owned().await;
         let profile = invited().ok_or(Refusal::Unidentified)?;

@@ -103,9 +103,20 @@ impl Authority {
     fn check_exists(&self, target: &LockTarget) -> Result<(), Refusal> {
         let exists = match target {
             LockTarget::Role(name) => self.policy().roles.find(name).is_some(),
-            LockTarget::User(name) => self.directory().find(name).is_some(),
+            LockTarget::User(name) => {
+                self.workloads.is_called(name) || self.directory().find(name).is_some()
+            }
             LockTarget::Host(name) => self.directory().hosts().find(name).is_some(),
-            LockTarget::Key(fingerprint) => self.directory().knows(fingerprint),
+            LockTarget::Key(fingerprint) => {
+                let directory = self.directory();
+                if directory.sessions().of_key(fingerprint).is_some() {
+                    return Err(Refusal::Conflict(format!(
+                        "this is the key of a session: end that with `hallpass session end \
+                         {fingerprint}`"
+                    )));
+                }
+                directory.is_enrolled(fingerprint)
+            }
         };
         if exists {
             Ok(())

@@ -2,7 +2,8 @@
 //! docs/login.md tells why in this order.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,23 +17,25 @@ use crate::audit::{self, Event, NewSession, Refused, SpentToken, With};
 use crate::certificate::check_ssh_key;
 use crate::identity::{
     self, Begun, LoginError, Logins, NewcomersKey, NoLogin, NoWorkload, Provider, ReplayGuard,
-    SignedRequest, Unidentified, Vouched, VouchedWorkload, Way, Workloads,
+    SignedRequest, Vouched, VouchedWorkload, Way, Workloads,
 };
 use crate::keys::random_bytes;
 use crate::model::{
     Account, DevicePrompt, LONGEST_SESSION, LoginAnswer, LoginBegin, LoginBegun, LoginFinish,
-    ProviderName, ProviderSummary, RedirectAnswer, SessionSummary, Timestamp, UserName,
+    LoginWays, ProviderName, ProviderSummary, RedirectAnswer, SessionSummary, Timestamp, UserName,
     WorkloadLogin,
 };
 
 impl Authority {
-    /// The same, where people can sign in with these providers.
+    /// The same, where people can sign in with these providers, and these workloads are let in. Sessions
+    /// of others are over.
     ///
     /// # Errors
-    /// When two are called the same.
-    pub fn with_providers(
+    /// When two providers are called the same.
+    pub fn with_logins(
         mut self,
         providers: Vec<Provider>,
+        workloads: Workloads,
         sessions: SessionSettings,
     ) -> Result<Self, ProviderTwice> {
         for (place, provider) in providers.iter().enumerate() {
@@ -42,22 +45,29 @@ impl Authority {
             }
         }
         self.providers = providers;
+        self.workloads = workloads;
         self.sessions = sessions;
+        let of_people = |name: &ProviderName| self.providers.iter().any(|one| one.name() == name);
+        let mut directory = self
+            .directory
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        directory.keep_sessions(|session| match session.workload {
+            Some(_) => self.workloads.is_called(&session.user),
+            None => of_people(&session.account.provider),
+        });
+        drop(directory);
         Ok(self)
     }
 
-    /// The same, which lets these workloads in.
-    pub fn with_workloads(mut self, workloads: Workloads) -> Self {
-        self.workloads = workloads;
-        self
-    }
-
-    /// With whom people can sign in.
-    pub fn providers(&self) -> Vec<ProviderSummary> {
+    /// Who can sign in here.
+    pub fn login_ways(&self) -> LoginWays {
         let names = self.providers.iter().map(Provider::name);
-        names
-            .map(|name| ProviderSummary { name: name.clone() })
-            .collect()
+        let providers = names.map(|name| ProviderSummary { name: name.clone() });
+        LoginWays {
+            providers: providers.collect(),
+            workloads: !self.workloads.is_empty(),
+        }
     }
 
     /// Begins a login for the key that signs the request. Anybody can.
@@ -70,26 +80,30 @@ impl Authority {
         source: IpAddr,
     ) -> Result<LoginBegun, Refusal> {
         let now = now();
-        let newcomer = self
-            .newcomer(request, source, now, |_| self.logins.has_room(source, now))
-            .await?;
-        let ask: LoginBegin = self.parse(request)?;
-        let key = PublicKey::from(newcomer.key.clone());
-        check_ssh_key(key.key_data()).map_err(|error| Refusal::illegal(error.to_string()))?;
-        self.directory().check_new_key(&key)?;
-        let provider = self.provider(ask.provider.as_ref())?;
-        let id = secret()?;
-        let begun = match ask.redirect {
-            Some(redirect) => {
-                self.begin_redirect(provider, &newcomer, source, redirect, &id, now)
-                    .await
-            }
-            None => {
-                self.begin_device(provider, &newcomer, source, &id, now)
-                    .await
+        let newcomer = self.stranger(request, source, now).await?;
+        let begun = async {
+            // Before anything is remembered, and before the provider is asked.
+            self.logins.admit(source, now)?;
+            let newcomer = self
+                .admitted(request, source, newcomer.clone(), now)
+                .await?;
+            let ask: LoginBegin = self.parse(request)?;
+            self.check_session_key(&newcomer)?;
+            let provider = self.provider(ask.provider.as_ref())?;
+            let id = secret()?;
+            match ask.redirect {
+                Some(redirect) => {
+                    let begun =
+                        self.begin_redirect(provider, &newcomer, source, redirect, &id, now);
+                    begun.await
+                }
+                None => {
+                    self.begin_device(provider, &newcomer, source, &id, now)
+                        .await
+                }
             }
         };
-        match begun {
+        match begun.await {
             Ok(begun) => Ok(begun),
             Err(error) => Err(self
                 .not_signed_in(request, source, &newcomer, error, now)
@@ -144,7 +158,7 @@ impl Authority {
     ) -> Result<LoginBegun, NotBegun> {
         let grant = provider.begin_device().await?;
         let expires = now.plus(Logins::lasts(Some(grant.lasts)));
-        let interval = std::time::Duration::from_secs(grant.interval);
+        let interval = Duration::from_secs(grant.interval);
         let login = Begun {
             fingerprint: newcomer.fingerprint.clone(),
             source,
@@ -183,14 +197,13 @@ impl Authority {
         source: IpAddr,
     ) -> Result<LoginAnswer, Refusal> {
         let now = now();
-        let waits = |fingerprint: &str| {
-            let ask = self.parse::<LoginFinish>(request);
-            ask.is_ok_and(|ask| self.logins.waits(&ask.login, fingerprint, now))
-        };
-        let newcomer = self.newcomer(request, source, now, waits).await?;
-        let ask: LoginFinish = self.parse(request)?;
+        let newcomer = self.stranger(request, source, now).await?;
         let finished = async {
+            let ask: LoginFinish = self.parse(request)?;
             let login = self.logins.take(&ask.login, &newcomer.fingerprint, now)?;
+            let newcomer = self
+                .admitted(request, source, newcomer.clone(), now)
+                .await?;
             let provider = self.provider(Some(&login.provider))?;
             let vouched = match self.signed_in(provider, login, &ask, now).await? {
                 Ok(vouched) => vouched,
@@ -201,7 +214,8 @@ impl Authority {
                     });
                 }
             };
-            let session = self.begin_session(&newcomer, source, vouched, now);
+            let on_device = ask.redirect.is_none();
+            let session = self.begin_session(&newcomer, source, vouched, on_device, now);
             Ok(LoginAnswer {
                 session: Some(session.await?),
                 wait: None,
@@ -259,22 +273,27 @@ impl Authority {
             ) => {
                 let early = now < *next;
                 let asked = if early {
-                    Err(std::time::Duration::ZERO)
+                    Ok(Err(Duration::ZERO))
                 } else {
-                    provider.ask_device(device_code, now).await?
+                    *next = now.plus(*interval);
+                    provider.ask_device(device_code, now).await
                 };
-                match asked {
-                    Ok(vouched) => Ok(Ok(vouched)),
-                    Err(longer) => {
-                        *interval += longer;
-                        if !early {
-                            *next = now.plus(*interval);
+                let longer = match asked {
+                    Ok(Ok(vouched)) => return Ok(Ok(vouched)),
+                    Ok(Err(longer)) => longer,
+                    Err(error) => {
+                        // It may answer the next question.
+                        if error.is_unavailable() {
+                            self.logins.put_back(ask.login.clone(), login);
                         }
-                        let wait = interval.as_secs();
-                        self.logins.put_back(ask.login.clone(), login);
-                        Ok(Err(wait))
+                        return Err(error.into());
                     }
-                }
+                };
+                *interval += longer;
+                *next = (*next).plus(longer);
+                let wait = interval.as_secs();
+                self.logins.put_back(ask.login.clone(), login);
+                Ok(Err(wait))
             }
             _ => Err(Refusal::illegal(
                 "redirect: it belongs to a login that was begun with one, and to no other",
@@ -289,13 +308,12 @@ impl Authority {
         newcomer: &NewcomersKey,
         source: IpAddr,
         vouched: Vouched,
+        on_device: bool,
         now: Timestamp,
     ) -> Result<SessionSummary, NotBegun> {
-        let alone = Arc::clone(&self.changes).lock_owned().await;
-        let key = PublicKey::from(newcomer.key.clone());
-        self.directory()
-            .check_new_key(&key)
-            .map_err(Refusal::from)?;
+        // Kept until both entries are certain, also when nobody waits for them any more.
+        let alone = Arc::new(Arc::clone(&self.changes).lock_owned().await);
+        let key = self.check_session_key(newcomer)?;
         let (user, is_new) = self.user_of(&vouched)?;
         if is_new {
             let event = Event::UserLinked {
@@ -303,7 +321,8 @@ impl Authority {
                 account: vouched.account.clone(),
                 by: None,
             };
-            self.append(event, None, With::default(), now).await?;
+            let with = With::holding(Arc::clone(&alone));
+            self.append(event, None, with, now).await?;
         }
         let session = NewSession {
             user,
@@ -311,6 +330,7 @@ impl Authority {
             public_key: line(&key).map_err(Refusal::from)?,
             groups: vouched.groups,
             mfa: vouched.mfa,
+            on_device,
             workload: None,
             token: None,
             expires: now.plus(self.sessions.life.duration()),
@@ -341,22 +361,15 @@ impl Authority {
         source: IpAddr,
     ) -> Result<SessionSummary, Refusal> {
         let now = now();
-        let audiences = &self.keys.now().audiences;
-        let newcomer = match identity::identify_newcomer(request, audiences, now) {
-            Ok(newcomer) => newcomer,
-            Err(refusal) => return Err(self.unidentified(request, source, refusal, now).await?),
-        };
+        let newcomer = self.stranger(request, source, now).await?;
         let ask: WorkloadLogin = self.parse(request)?;
         let token = Zeroizing::new(ask.token);
         let begun = async {
             let vouched = self.workloads.identify(&token, now).await?;
             // A stranger never gets here, and so fills no memory.
-            if let Err(refusal) = newcomer.admit(&self.replays, now) {
-                return Err(self
-                    .unidentified(request, source, refusal, now)
-                    .await?
-                    .into());
-            }
+            let newcomer = self
+                .admitted(request, source, newcomer.clone(), now)
+                .await?;
             let spent = SpentToken {
                 sha256: token_hash(&token),
                 expires: vouched.expires,
@@ -380,8 +393,6 @@ impl Authority {
         token: SpentToken,
         now: Timestamp,
     ) -> Result<SessionSummary, NotBegun> {
-        let key = PublicKey::from(newcomer.key.clone());
-        check_ssh_key(key.key_data()).map_err(|error| Refusal::illegal(error.to_string()))?;
         let denied = |code, detail: &str| Refusal::Denied {
             code,
             detail: detail.to_owned(),
@@ -391,12 +402,11 @@ impl Authority {
             return Err(denied("token-too-long", detail).into());
         }
         let alone = Arc::clone(&self.changes).lock_owned().await;
+        let key = self.check_session_key(newcomer)?;
         {
             let directory = self.directory();
-            directory.check_new_key(&key).map_err(Refusal::from)?;
             if !directory.remembers_tokens_of(vouched.issued) {
-                let detail =
-                    "what tokens of that time were used for is forgotten: have a new one made";
+                let detail = "what tokens of that time were used for is forgotten: have a new one made in a minute";
                 return Err(denied("token-forgotten", detail).into());
             }
             if directory.sessions().has_spent(&token.sha256) {
@@ -414,6 +424,7 @@ impl Authority {
             public_key: line(&key).map_err(Refusal::from)?,
             groups: vouched.groups,
             mfa: None,
+            on_device: false,
             workload: Some(vouched.attributes),
             token: Some(token),
             expires: now.plus(vouched.life.duration()),
@@ -445,10 +456,10 @@ impl Authority {
         let directory = self.directory();
         let denied = |code, detail| Refusal::Denied { code, detail };
         let Account { provider, subject } = account;
-        let how = format!(
-            "`hallpass user link {name} --provider {provider} --subject {subject}`",
-            subject = shell_word(subject)
-        );
+        let how = |name: &UserName| {
+            let subject = shell_word(subject);
+            format!("`hallpass user link {name} --provider {provider} --subject={subject}`")
+        };
         if let Some(user) = directory.linked(account) {
             if !user.enabled {
                 let detail = format!("user {} is disabled: ask an administrator", user.name);
@@ -456,44 +467,67 @@ impl Authority {
             }
             return Ok((user.name.clone(), false));
         }
-        if directory.is_barred(account) {
+        let barred = directory.barred(account);
+        let removed = || directory.was_removed(name).then_some(name);
+        if let Some(name) = barred.or_else(removed) {
             let detail = format!(
-                "this account at {provider} was taken away from its user, or that user was removed: \
-                 an administrator lets it in again with {how}"
+                "this account at {provider} was taken away from {name}, or {name} was removed: an \
+                 administrator lets you in again with {}",
+                how(name)
             );
             return Err(denied("account-removed", detail));
         }
         if directory.find(name).is_some() || self.workloads.is_called(name) {
             let detail = format!(
                 "there is a {name} already, who does not sign in with this account at {provider}: if \
-                 that is you, an administrator says so with {how}"
+                 that is you, an administrator says so with {}",
+                how(name)
             );
             return Err(denied("name-in-use", detail));
         }
         Ok((name.clone(), true))
     }
 
-    /// Whoever holds a key that nobody knows yet, and is expected to come.
-    pub(super) async fn newcomer(
+    /// Whoever holds a key that nobody knows yet. Nothing of them is remembered.
+    pub(super) async fn stranger(
         &self,
         request: &SignedRequest,
         source: IpAddr,
         now: Timestamp,
-        expected: impl FnOnce(&str) -> bool,
     ) -> Result<NewcomersKey, Refusal> {
         let audiences = &self.keys.now().audiences;
-        let newcomer = identity::identify_newcomer(request, audiences, now);
-        let newcomer = newcomer.and_then(|newcomer| {
-            if !expected(&newcomer.fingerprint) {
-                return Err(newcomer.refused(Unidentified::NotInvited));
-            }
-            newcomer.admit(&self.replays, now)?;
-            Ok(newcomer)
-        });
-        match newcomer {
+        match identity::identify_newcomer(request, audiences, now) {
             Ok(newcomer) => Ok(newcomer),
             Err(refusal) => Err(self.unidentified(request, source, refusal, now).await?),
         }
+    }
+
+    /// The same, once it is known that they may come: their request is good once.
+    pub(super) async fn admitted(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        newcomer: NewcomersKey,
+        now: Timestamp,
+    ) -> Result<NewcomersKey, Refusal> {
+        match newcomer.admit(&self.replays, now) {
+            Ok(()) => Ok(newcomer),
+            Err(refusal) => Err(self.unidentified(request, source, refusal, now).await?),
+        }
+    }
+
+    /// The key of a session to come: nobody's yet, and no FIDO2 key, whose touches would be asked for all
+    /// the time and count for nothing.
+    fn check_session_key(&self, newcomer: &NewcomersKey) -> Result<PublicKey, Refusal> {
+        let key = PublicKey::from(newcomer.key.clone());
+        check_ssh_key(key.key_data()).map_err(|error| Refusal::illegal(error.to_string()))?;
+        if key.algorithm().as_str().starts_with("sk-") {
+            let detail =
+                "the key of a session is no FIDO2 key: show that with `hallpass login --touch`";
+            return Err(Refusal::illegal(detail));
+        }
+        self.directory().check_new_key(&key)?;
+        Ok(key)
     }
 
     /// Checks that there is such a provider.
@@ -528,6 +562,14 @@ impl Authority {
         }
     }
 
+    /// Tells the administrators, but not as often as strangers like.
+    fn unavailable(&self, source: IpAddr, why: String, now: Timestamp) -> Refusal {
+        if self.strangers.list(source, now).is_some() {
+            tracing::warn!(%source, "{why}");
+        }
+        Refusal::NoProvider(why)
+    }
+
     /// Logs that somebody did not sign in, and gives what they are told.
     pub(super) async fn not_signed_in(
         &self,
@@ -540,16 +582,14 @@ impl Authority {
         let refusal = match error {
             NotBegun::Refused(refusal) => refusal,
             NotBegun::Login(error) if error.is_unavailable() => {
-                tracing::warn!(%source, "{error}");
-                return Refusal::NoProvider(error.to_string());
+                return self.unavailable(source, error.to_string(), now);
             }
             NotBegun::Login(error) => Refusal::Denied {
                 code: error.code(),
                 detail: error.to_string(),
             },
             NotBegun::NoWorkload(error @ NoWorkload::Unreachable(_)) => {
-                tracing::warn!(%source, "{error}");
-                return Refusal::NoProvider(error.to_string());
+                return self.unavailable(source, error.to_string(), now);
             }
             NotBegun::NoWorkload(error) => Refusal::Denied {
                 code: error.code(),
@@ -645,14 +685,11 @@ fn check_redirect(redirect: &str) -> Result<(), Refusal> {
     ))
 }
 
-/// A word that a shell takes as it is.
+/// A word that a shell takes as it is; its text is visible ASCII.
 fn shell_word(text: &str) -> String {
     let plain = |c: u8| c.is_ascii_alphanumeric() || b"-_.:@/|+=".contains(&c);
     if !text.is_empty() && text.bytes().all(plain) {
         return text.to_owned();
     }
-    format!(
-        "'{}'",
-        text.escape_debug().to_string().replace('\'', r"'\''")
-    )
+    format!("'{}'", text.replace('\'', r"'\''"))
 }

@@ -286,6 +286,10 @@ impl Authority {
             Ok(accepted) if counter.is_some_and(|counter| self.counters.went_back(counter)) => {
                 Unidentified::KeyLocked(accepted.name.clone())
             }
+            // So does the one of the session's second factor.
+            Ok(accepted) if accepted.session.is_some() && lost(&accepted, requester) => {
+                Unidentified::KeyLocked(accepted.name.clone())
+            }
             Ok(accepted) if *accepted.name == requester.actor.requester => {
                 return Ok(act(&directory, &accepted));
             }
@@ -487,6 +491,11 @@ impl Authority {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the second factor that a requester was believed to have shown does not count any more.
+fn lost(accepted: &Accepted<'_>, requester: &Requester) -> bool {
+    requester.mfa.is_some() && accepted.mfa().is_none()
 }
 
 /// What the log keeps of a decision.

@@ -90,23 +90,10 @@ impl Authority {
         if clock == Clock::IsRight
             && let Some(newest) = log.correct_clock(now)
         {
-            let event = Event::ClockCorrected { newest };
-            log.reserve(now)?.commit(event, None).await?;
+            tell(&log, &shared, Event::ClockCorrected { newest }, now).await?;
         }
         if let Some((size, backup)) = restored {
-            let event = Event::LogRestored { size, backup };
-            let slot = log.reserve(now)?;
-            let entry = Entry {
-                index: slot.index(),
-                time: now,
-                event: event.clone(),
-            };
-            slot.commit(event, None).await?;
-            // It changes what is believed, and is no state by itself.
-            shared
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .apply(&entry);
+            tell(&log, &shared, Event::LogRestored { size, backup }, now).await?;
             // No request of the second of the restore is taken: nobody is told that this server
             // listens while that second lasts.
             if ReplayGuard::expiry(super::now().whole_secs()) <= forgotten {
@@ -154,6 +141,27 @@ impl Authority {
             _lock: lock,
         })
     }
+}
+
+/// Logs what is no state by itself, and changes what is believed all the same.
+async fn tell(
+    log: &Log,
+    directory: &RwLock<Directory>,
+    event: Event,
+    now: Timestamp,
+) -> Result<(), LogError> {
+    let slot = log.reserve(now)?;
+    let entry = Entry {
+        index: slot.index(),
+        time: now,
+        event: event.clone(),
+    };
+    slot.commit(event, None).await?;
+    directory
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .apply(&entry);
+    Ok(())
 }
 
 impl Home {

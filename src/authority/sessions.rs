@@ -86,7 +86,8 @@ impl Authority {
         let signature = SshSig::from_pem(touch).map_err(|_| wrong("it is no SSH signature"))?;
         let audiences = &self.keys.now().audiences;
         let signed = audiences.iter().find_map(|audience| {
-            let message = touch_message(audience, &actor.fingerprint, &actor.nonce);
+            let message =
+                touch_message(audience, &actor.fingerprint, requester.signed, &actor.nonce);
             identity::verify(&signature, TOUCH_NAMESPACE, message.as_bytes()).ok()
         });
         let signed = signed.ok_or_else(|| wrong("it was not made for this request"))?;
@@ -152,11 +153,15 @@ impl Authority {
         let living = directory.sessions().living(now);
         let shown = living.filter(|(_, session)| all || session.user == *own);
         let mut sessions: Vec<SessionSummary> = shown
-            .map(|(fingerprint, session)| {
-                let groups = directory.accepted(fingerprint, now);
-                let groups = groups.map_or_else(|_| session.groups.clone(), |a| a.groups());
-                session.summary(fingerprint, groups, now)
-            })
+            .map(
+                |(fingerprint, session)| match directory.accepted(fingerprint, now) {
+                    Ok(accepted) => {
+                        let (groups, mfa) = (accepted.groups(), accepted.mfa());
+                        session.summary(fingerprint, groups, mfa, now)
+                    }
+                    Err(_) => session.summary(fingerprint, session.groups.clone(), None, now),
+                },
+            )
             .collect();
         sessions.sort_by(|one, other| (&one.name, one.began).cmp(&(&other.name, other.began)));
         Ok(sessions)
@@ -202,6 +207,7 @@ impl Authority {
         let directory = self.directory();
         let accepted = directory.accepted(fingerprint, now).ok()?;
         let session = accepted.session?;
-        Some(session.summary(fingerprint, accepted.groups(), now))
+        let (groups, mfa) = (accepted.groups(), accepted.mfa());
+        Some(session.summary(fingerprint, groups, mfa, now))
     }
 }

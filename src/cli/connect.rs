@@ -36,6 +36,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             facts.add("", key.fingerprint());
             "hallpass whoami; hallpass role list"
         }
+        None if connected.ways.providers.is_empty() => "hallpass workload login",
         None => "hallpass login",
     };
     facts.add("kept in", connected.folder.path().display());

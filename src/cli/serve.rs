@@ -90,8 +90,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             .and_then(|authority| authority.with_witnesses(witnesses))
             .map_err(Failure::config)?
             .with_attestation_roots(roots)
-            .with_workloads(workloads)
-            .with_providers(providers, config.sessions)
+            .with_logins(providers, workloads, config.sessions)
             .map_err(Failure::config)?;
         drop(opener);
         let deliveries = prepared

@@ -16,7 +16,7 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use super::{Connection, KeyError, LogKeys, ServerUrl, SigningKey, now};
 use crate::identity::{Proof, REQUEST_NAMESPACE, request_message};
 use crate::keys::{SignError, random_bytes};
-use crate::model::{Problem, ProviderSummary, SignedTrust, Timestamp, TrustBundle};
+use crate::model::{LoginWays, Problem, SignedTrust, Timestamp, TrustBundle};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The server answers in milliseconds, unless its log waits for the disk.
@@ -120,7 +120,7 @@ impl Api {
         target: &str,
         silence: Duration,
     ) -> Result<impl Read + use<>, ApiError> {
-        let request = self.signed("GET", target, Vec::new(), &nonce()?)?;
+        let request = self.signed("GET", target, Vec::new(), now(), &nonce()?)?;
         let request = self
             .agent
             .configure_request(request)
@@ -156,8 +156,20 @@ impl Api {
         target: &str,
         body: &impl Serialize,
     ) -> Result<T, ApiError> {
+        self.post_at(now(), nonce, target, body)
+    }
+
+    /// The same with a time that it is bound to as well.
+    pub(super) fn post_at<T: DeserializeOwned>(
+        &self,
+        time: Timestamp,
+        nonce: &str,
+        target: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ApiError> {
         let body = serde_json::to_vec(body).map_err(|error| self.strange(error))?;
-        self.answer(self.send("POST", target, body, nonce)?)
+        let request = self.signed("POST", target, body, time, nonce)?;
+        self.answer(run(&self.agent, &self.url, request)?)
     }
 
     /// Asks to do something that needs no further words.
@@ -194,7 +206,7 @@ impl Api {
         body: Vec<u8>,
         nonce: &str,
     ) -> Result<Response<ureq::Body>, ApiError> {
-        let request = self.signed(method, target, body, nonce)?;
+        let request = self.signed(method, target, body, now(), nonce)?;
         run(&self.agent, &self.url, request)
     }
 
@@ -203,9 +215,9 @@ impl Api {
         method: &str,
         target: &str,
         body: Vec<u8>,
+        time: Timestamp,
         nonce: &str,
     ) -> Result<Request<Vec<u8>>, ApiError> {
-        let time = now();
         let message = request_message(&self.audience, method, target, &body, time, nonce);
         let armored = self.key.sign(REQUEST_NAMESPACE, message.as_bytes())?;
         let signature: String = armored
@@ -291,11 +303,8 @@ pub(super) fn trust(agent: &ureq::Agent, url: &ServerUrl) -> Result<TrustBundle,
     unsigned(agent, url, "/v1/trust")
 }
 
-/// With whom people sign in. Needs no signature.
-pub(super) fn providers(
-    agent: &ureq::Agent,
-    url: &ServerUrl,
-) -> Result<Vec<ProviderSummary>, ApiError> {
+/// Who signs in here. Needs no signature.
+pub(super) fn login_ways(agent: &ureq::Agent, url: &ServerUrl) -> Result<LoginWays, ApiError> {
     unsigned(agent, url, "/v1/login")
 }
 

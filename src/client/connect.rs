@@ -17,6 +17,7 @@ use super::{
     agent,
 };
 use crate::certificate::{fingerprint, parse_public_key};
+use crate::model::LoginWays;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -26,6 +27,8 @@ pub struct Connected {
     pub folder: ConfigFolder,
     /// The key that will sign; nothing for who is to sign in first.
     pub key: Option<SigningKey>,
+    /// Who signs in there.
+    pub ways: LoginWays,
 }
 
 /// Pins the CA at `url` by its root certificate's fingerprint and keeps what later runs need.
@@ -59,7 +62,8 @@ pub fn connect_in(
     };
     let key = path.as_deref().map(SigningKey::open).transpose()?;
     let agent = api::agent(&root_pem);
-    if key.is_none() && api::providers(&agent, &url)?.is_empty() {
+    let ways = api::login_ways(&agent, &url)?;
+    if key.is_none() && ways.providers.is_empty() && !ways.workloads {
         return Err(ConnectError::NoKey);
     }
     let trust = api::trust(&agent, &url)?;
@@ -78,6 +82,7 @@ pub fn connect_in(
     Ok(Connected {
         folder: folder.clone(),
         key,
+        ways,
     })
 }
 

@@ -274,7 +274,11 @@ fn on_device(
         if begun.expires <= now() {
             return Err(LoginFailed::Late);
         }
-        let answer: LoginAnswer = api.post("/v1/login/finish", &finish)?;
+        let answer: LoginAnswer = match api.post("/v1/login/finish", &finish) {
+            // The provider may be there again for the next question.
+            Err(ApiError::Refused { status: 503, .. }) => continue,
+            answer => answer?,
+        };
         if let Some(session) = answer.session {
             return Ok(session);
         }
@@ -299,11 +303,12 @@ pub fn touch(key: Option<&Path>, tell: impl Fn(Prompt<'_>)) -> Result<SessionSum
     let own = session.key(now());
     let own = own.ok_or_else(|| OpenError::SessionOver(session.name.clone()))?;
     let api = Api::new(&connection, own);
-    let nonce = api::nonce()?;
-    let message = touch_message(api.audience(), &session.fingerprint, &nonce);
+    let (time, nonce) = (now(), api::nonce()?);
+    let message = touch_message(api.audience(), &session.fingerprint, time, &nonce);
     tell(Prompt::Touch);
     let touch = key.sign(TOUCH_NAMESPACE, message.as_bytes())?;
-    Ok(api.post_with(&nonce, "/v1/sessions/touch", &SessionTouch { touch })?)
+    let touch = SessionTouch { touch };
+    Ok(api.post_at(time, &nonce, "/v1/sessions/touch", &touch)?)
 }
 
 /// What became of a session that somebody ended.

@@ -16,13 +16,13 @@ use super::routes::{Answer, Name, Shared, illegal, query};
 use super::signed::Signed;
 use crate::authority::Authority;
 use crate::model::{
-    Account, LoginAnswer, LoginBegin, LoginBegun, LoginFinish, ProviderSummary, SessionSummary,
+    Account, LoginAnswer, LoginBegin, LoginBegun, LoginFinish, LoginWays, SessionSummary,
     SessionTouch, UserSummary, WorkloadLogin,
 };
 
 pub(super) fn api() -> OpenApiRouter<Arc<Authority>> {
     OpenApiRouter::new()
-        .routes(routes!(providers, begin))
+        .routes(routes!(ways, begin))
         .routes(routes!(finish))
         .routes(routes!(begin_workload))
         .routes(routes!(sessions))
@@ -32,10 +32,10 @@ pub(super) fn api() -> OpenApiRouter<Arc<Authority>> {
         .routes(routes!(unlink))
 }
 
-/// With whom people sign in.
-#[utoipa::path(get, path = "/v1/login", responses((status = 200, body = Vec<ProviderSummary>)))]
-async fn providers(State(authority): Shared) -> Json<Vec<ProviderSummary>> {
-    Json(authority.providers())
+/// Who signs in here.
+#[utoipa::path(get, path = "/v1/login", responses((status = 200, body = LoginWays)))]
+async fn ways(State(authority): Shared) -> Json<LoginWays> {
+    Json(authority.login_ways())
 }
 
 /// Begin to sign in. The key that signs the request is the session's afterwards.

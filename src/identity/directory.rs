@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ssh_key::PublicKey;
 
-use super::{Hosts, Key, Session, Sessions, Unidentified, key_fingerprint};
+use super::{Hosts, Key, MAX_SKEW, Session, Sessions, Unidentified, key_fingerprint};
 use crate::audit::{Entry, Event};
 use crate::model::{
     Account, Attestation, EntryIndex, GroupName, LockSummary, LockTarget, SecondFactor, Timestamp,
@@ -20,9 +20,10 @@ pub struct Directory {
     suspended: HashSet<String>,
     /// Which user an account at a provider is.
     accounts: HashMap<Account, UserName>,
-    /// Accounts that were some user's once, until an administrator says otherwise: a login does not
-    /// bring back whom somebody removed.
-    barred: HashSet<Account>,
+    /// Accounts that were taken from a user, until an administrator says otherwise, and users who were
+    /// removed: a login does not bring them back.
+    barred: HashMap<Account, UserName>,
+    removed: HashSet<UserName>,
     sessions: Sessions,
     /// No token from before that is taken: whether it was used is not known any more.
     tokens_since: Timestamp,
@@ -96,6 +97,7 @@ impl Directory {
             } => {
                 // Nothing of an earlier user of that name.
                 self.forget(user);
+                self.removed.remove(user);
                 let new = User::new(user, groups, entry.time);
                 self.users.insert(user.clone(), new);
                 self.bind(user, public_key, attestation.as_ref(), entry.index);
@@ -108,6 +110,7 @@ impl Directory {
                 let new = || User::new(user, &[], entry.time);
                 let linked = self.users.entry(user.clone()).or_insert_with(new);
                 linked.accounts.push(account.clone());
+                self.removed.remove(user);
                 self.barred.remove(account);
                 self.accounts.insert(account.clone(), user.clone());
             }
@@ -115,22 +118,26 @@ impl Directory {
                 if let Some(user) = self.users.get_mut(user) {
                     user.accounts.retain(|own| own != account);
                 }
-                self.bar(account);
+                self.bar(account, user);
             }
             Event::SessionBegun(session) => self.sessions.begin(session, entry.time),
             Event::SessionTouched {
                 touched, mfa, by, ..
             } => self.sessions.touch(&by.fingerprint, touched, *mfa),
             Event::SessionEnded { fingerprint, .. } => self.sessions.end(fingerprint),
-            // Of what came after the backup nothing is known, an end of a session least of all.
-            Event::LogRestored { .. } => {
+            // Of what came after the backup nothing is known, an end of a session least of all; and what
+            // a clock said that was ahead is worth nothing.
+            Event::LogRestored { .. } | Event::ClockCorrected { .. } => {
                 self.sessions.end_those(|_| true);
                 self.tokens_since = entry.time;
             }
-            // A session may be in the file.
+            // What came before, sessions among it, may be in the file.
             Event::LogArchived { .. } => self.tokens_since = entry.time,
             Event::UserEnabled { user, .. } => self.set_enabled(user, true),
-            Event::UserRemoved { user, .. } => self.forget(user),
+            Event::UserRemoved { user, .. } => {
+                self.forget(user);
+                self.removed.insert(user.clone());
+            }
             Event::KeyEnrolled {
                 user,
                 public_key,
@@ -258,14 +265,29 @@ impl Directory {
         self.users.get(self.accounts.get(account)?)
     }
 
-    /// Whether an administrator took an account away from a user, or removed that user.
-    pub fn is_barred(&self, account: &Account) -> bool {
-        self.barred.contains(account)
+    /// From which user an administrator took an account, or whom it was when they were removed.
+    pub fn barred(&self, account: &Account) -> Option<&UserName> {
+        self.barred.get(account)
+    }
+
+    /// Whether a user of that name was removed, and not enrolled or linked since.
+    pub fn was_removed(&self, name: &UserName) -> bool {
+        self.removed.contains(name)
+    }
+
+    /// Ends the sessions of those for whom nobody vouches here any more.
+    pub fn keep_sessions(&mut self, keep: impl Fn(&Session) -> bool) {
+        self.sessions.end_those(|session| !keep(session));
+    }
+
+    /// Whether a key is enrolled for somebody.
+    pub fn is_enrolled(&self, fingerprint: &str) -> bool {
+        self.owners.contains_key(fingerprint)
     }
 
     /// Whether a token that was issued then can still be told from one that was used.
     pub fn remembers_tokens_of(&self, issued: Timestamp) -> bool {
-        issued > self.tokens_since
+        issued > self.tokens_since.plus(MAX_SKEW)
     }
 
     /// Takes nothing from the keys that `event` would take away, until [`Self::resume`].
@@ -407,13 +429,13 @@ impl Directory {
             self.locks.remove(&LockTarget::Key(fingerprint));
         }
         for account in &removed.accounts {
-            self.bar(account);
+            self.bar(account, user);
         }
     }
 
-    fn bar(&mut self, account: &Account) {
+    fn bar(&mut self, account: &Account, user: &UserName) {
         self.accounts.remove(account);
-        self.barred.insert(account.clone());
+        self.barred.insert(account.clone(), user.clone());
         self.sessions
             .end_those(|session| session.account == *account);
     }

@@ -95,10 +95,17 @@ pub fn possession_message(audience: &str, requester_fingerprint: &str, nonce: &s
 }
 
 /// The text that a FIDO2 key signs in the namespace [`TOUCH_NAMESPACE`](super::TOUCH_NAMESPACE) as the
-/// second factor of a login. It binds the touch to one request by the session's key.
-pub fn touch_message(audience: &str, session_fingerprint: &str, nonce: &str) -> String {
+/// second factor of a session. It binds the touch to one request by the session's key: nonces are
+/// forgotten after a while, times are not.
+pub fn touch_message(
+    audience: &str,
+    session_fingerprint: &str,
+    time: Timestamp,
+    nonce: &str,
+) -> String {
     format!(
-        "hallpass-touch-v1\naudience {audience}\nsession {session_fingerprint}\nnonce {nonce}\n"
+        "hallpass-touch-v1\naudience {audience}\nsession {session_fingerprint}\ntime {time}\n\
+         nonce {nonce}\n"
     )
 }
 

@@ -34,7 +34,9 @@ pub use sessions::{Session, Sessions};
 pub use signature::{
     POSSESSION_NAMESPACE, REQUEST_NAMESPACE, SignatureError, Signed, TOUCH_NAMESPACE, Touch, verify,
 };
-pub use workload::{NoWorkload, VouchedWorkload, WorkloadError, WorkloadSettings, Workloads};
+pub use workload::{
+    NoWorkload, Platform, VouchedWorkload, WorkloadError, WorkloadSettings, Workloads,
+};
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use ssh_key::PublicKey;
 
@@ -7,6 +8,9 @@ use crate::audit::NewSession;
 use crate::model::{
     Account, GroupName, LONGEST_SESSION, SecondFactor, SessionSummary, Timestamp, UserName,
 };
+
+/// For how long past its end a token is remembered that was used: clocks differ, and are set right.
+const TOKEN_MEMORY: Duration = Duration::from_secs(10 * 60);
 
 /// Which keys sign for whom because somebody signed in, rebuilt from the audit log's entries.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +48,8 @@ impl Sessions {
     /// Takes in one that began.
     pub(super) fn begin(&mut self, new: &NewSession, began: Timestamp) {
         self.living.retain(|_, session| session.expires > began);
-        self.tokens.retain(|_, expires| *expires > began);
+        self.tokens
+            .retain(|_, expires| expires.plus(TOKEN_MEMORY) > began);
         if let Some(token) = &new.token {
             self.tokens.insert(token.sha256.clone(), token.expires);
         }
@@ -103,11 +108,12 @@ impl Sessions {
 }
 
 impl Session {
-    /// What the API says of it, with the groups that count.
+    /// What the API says of it, with the groups and the second factor that count.
     pub fn summary(
         &self,
         fingerprint: &str,
         groups: Vec<GroupName>,
+        mfa: Option<SecondFactor>,
         now: Timestamp,
     ) -> SessionSummary {
         SessionSummary {
@@ -116,7 +122,7 @@ impl Session {
             subject: self.account.subject.clone(),
             fingerprint: fingerprint.to_owned(),
             groups,
-            mfa: self.mfa.map(|mfa| mfa.at(now)),
+            mfa: mfa.map(|mfa| mfa.at(now)),
             workload: self.workload.clone(),
             source_address: self.source.to_string(),
             began: self.began,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::jwt::Unverified;
 use super::{Claims, Expected, Issuer, IssuerError, Jwks, JwtError};
 use crate::keys::is_ours_to_change;
 use crate::model::{
@@ -77,6 +78,9 @@ pub enum Platform {
 }
 
 impl Platform {
+    /// All of them.
+    pub(super) const ALL: [Self; 4] = [Self::Github, Self::Gitlab, Self::Kubernetes, Self::Spiffe];
+
     /// What policies know it by.
     pub fn name(self) -> &'static str {
         match self {
@@ -104,7 +108,6 @@ impl Platform {
                 "repository_id",
                 "repository_owner",
                 "repository_owner_id",
-                "job_workflow_ref",
             ],
             Self::Gitlab => &[
                 "sub",
@@ -226,18 +229,15 @@ impl Workloads {
         }
         // What is wrong with the token for the issuer that it names is told; what others would say of it
         // is not.
-        let issuer = super::jwt::unverified_issuer(token)?;
+        let claimed = Unverified::read(token)?;
         let mut found = None;
-        let theirs = self
-            .0
-            .iter()
-            .filter(|workload| workload.is_from(issuer.as_deref()));
+        let theirs = self.0.iter().filter(|workload| workload.is_from(&claimed));
         for workload in theirs {
             match workload.verify(token, now).await {
                 Ok(claims) if workload.fits(&claims) => return Ok(workload.vouched(&claims)),
                 Ok(claims) => found = Some(NoWorkload::OtherClaims(claims.subject().to_owned())),
-                Err(error @ NoWorkload::Unreachable(_)) => return Err(error),
-                // Of several, what gets furthest tells most.
+                // Another may still know it.
+                Err(error @ NoWorkload::Unreachable(_)) => found = Some(error),
                 Err(error) => found = Some(found.unwrap_or(error)),
             }
         }
@@ -286,11 +286,11 @@ impl Workload {
         })
     }
 
-    /// Whether a token that names that issuer can be one of its tokens. JWT-SVIDs may name none.
-    fn is_from(&self, issuer: Option<&str>) -> bool {
-        match issuer {
-            Some(issuer) => issuer == self.issuer.name() || self.platform == Platform::Spiffe,
-            None => self.platform == Platform::Spiffe,
+    /// Whether a token that claims this can be one of its tokens. JWT-SVIDs need not name an issuer.
+    fn is_from(&self, claimed: &Unverified) -> bool {
+        match self.platform {
+            Platform::Spiffe => claimed.subject.starts_with("spiffe://"),
+            _ => claimed.issuer.as_deref() == Some(self.issuer.name()),
         }
     }
 

@@ -30,6 +30,15 @@ pub struct ProviderSummary {
     pub name: ProviderName,
 }
 
+/// Who signs in here.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LoginWays {
+    /// With whom people do.
+    pub providers: Vec<ProviderSummary>,
+    /// Whether workloads do.
+    pub workloads: bool,
+}
+
 /// Begins a login. The key that signs this request is the session's, once somebody has signed in.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -43,7 +43,7 @@ pub use issuer::IssuerUrl;
 pub use lock::LockTarget;
 pub use login::{
     Account, DevicePrompt, LONGEST_SESSION, LoginAnswer, LoginBegin, LoginBegun, LoginFinish,
-    ProviderSummary, RedirectAnswer, SessionSummary, SessionTouch, WorkloadLogin,
+    LoginWays, ProviderSummary, RedirectAnswer, SessionSummary, SessionTouch, WorkloadLogin,
 };
 pub use name::{
     DatabaseUser, DeliveryName, GroupName, HostName, Label, PrincipalName, ProviderName, Purpose,

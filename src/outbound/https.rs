@@ -5,6 +5,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use form_urlencoded::{Serializer, byte_serialize};
+use tokio::sync::Semaphore;
 use ureq::http::{Request, Response};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use zeroize::Zeroizing;
@@ -16,10 +17,17 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// More than anybody's metadata, keys or tokens take.
 const LARGEST_ANSWER: u64 = 256 * 1024;
 
+/// How many questions to one may be under way: each takes a thread, also when nobody waits for the answer
+/// any more.
+const MOST: usize = 16;
+
 /// Asks others by HTTPS, or by HTTP on this machine itself: no redirects, no proxies, ten seconds.
 /// Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Https(ureq::Agent);
+pub struct Https {
+    agent: ureq::Agent,
+    places: Arc<Semaphore>,
+}
 
 /// What was answered.
 pub struct Answer {
@@ -78,7 +86,10 @@ impl Https {
     /// # Errors
     /// When there are no roots.
     pub fn new(ca_file: Option<&Path>) -> Result<Self, RootsError> {
-        agent(ca_file, CONNECT_TIMEOUT, TIMEOUT).map(Self)
+        Ok(Self {
+            agent: agent(ca_file, CONNECT_TIMEOUT, TIMEOUT)?,
+            places: Arc::new(Semaphore::new(MOST)),
+        })
     }
 
     /// Asks for something.
@@ -127,15 +138,19 @@ impl Https {
         request: ureq::http::request::Builder,
         body: Zeroizing<Vec<u8>>,
     ) -> Result<Answer, HttpsError> {
-        let agent = self.0.clone();
+        let stopped = || HttpsError("this server stops".to_owned());
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        let place = place.map_err(|_| stopped())?;
+        let agent = self.agent.clone();
         let run = move || {
+            let _place = place;
             let request = request
                 .body(body.as_slice())
                 .map_err(|_| HttpsError("its address can't be used".to_owned()))?;
             read(agent.run(request)?)
         };
         let answer = tokio::task::spawn_blocking(run).await;
-        answer.unwrap_or_else(|_| Err(HttpsError("this server stops".to_owned())))
+        answer.unwrap_or_else(|_| Err(stopped()))
     }
 }
 

@@ -300,7 +300,8 @@ fn a_login_is_finished_once_by_the_key_that_began_it_and_by_no_other() {
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.json()["session"]["name"], "bob");
     // The same bytes, and the same question anew.
-    assert_eq!(exchange(&scene.ca, &bytes).unwrap().status, 401);
+    let (status, kind, _) = exchange(&scene.ca, &bytes).unwrap().problem();
+    assert_eq!((status, kind.as_str()), (403, "no-login"));
     let again = finish(&scene.ca, &own, &login, &redirect);
     assert!(matches!(again.status, 401 | 403), "{again:?}");
     assert_eq!(scene.sessions(), 1);

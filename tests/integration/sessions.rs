@@ -269,4 +269,27 @@ fn who_is_disabled_or_removed_is_out_at_once_and_does_not_sign_in_again() {
     // Or removing somebody would change nothing.
     is_refused(&ca, &bob, "bob", "removed");
     assert_eq!(ca.home.newest_code(), "account-removed");
+    // Another account of that name is not another way in.
+    let again = json!({"claims": {"preferred_username": "bob"}});
+    provider.account("bob2", again);
+    is_refused(&ca, &bob, "bob2", "removed");
+    // What the refusal says brings them back, also after a restart.
+    let link = "user link bob --provider clinic --subject=subject-of-bob";
+    admin.hallpass(link.split(' ')).ok();
+    let address = ca.address().to_owned();
+    let ca = Ca::at(ca.stop(), &address);
+    sign_in(&bob, "bob", &[]);
+    is_refused(
+        &ca,
+        &Person::newcomer(&ca),
+        "bob2",
+        "there is a bob already",
+    );
+
+    // Nor does somebody come back who had a key alone.
+    ca.enrol("carol", &[]);
+    admin.hallpass(["user", "remove", "carol"]).ok();
+    let carol = json!({"claims": {"preferred_username": "carol"}});
+    provider.account("carol", carol);
+    is_refused(&ca, &Person::newcomer(&ca), "carol", "removed");
 }

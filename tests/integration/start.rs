@@ -421,7 +421,7 @@ const SPOILT: [Spoil; 27] = [
   |
 1 | listen_on = 1
   | ^^^^^^^^^
-unknown field `listen_on`, expected one of `listen`, `names`, `log_format`, `witness`, `deliver`, `token`, `policy`, `fido2`"#,
+unknown field `listen_on`, expected one of `listen`, `names`, `log_format`, `witness`, `deliver`, `token`, `policy`, `fido2`, `provider`, `sessions`, `workload`"#,
     ),
     (
         "a setting of the wrong type",

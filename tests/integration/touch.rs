@@ -55,20 +55,26 @@ impl Scene {
         counter: u32,
     ) -> Request<'a> {
         let request = Request::new(&self.ca, session, "POST", "/v1/sessions/touch");
-        let touch = self.signed(session, &request.nonce, key, flags, counter);
+        let touch = self.signed(
+            session,
+            (&request.time, &request.nonce),
+            key,
+            flags,
+            counter,
+        );
         request.json(&json!({ "touch": touch }))
     }
 
     fn signed(
         &self,
         session: &PrivateKey,
-        nonce: &str,
+        (time, nonce): (&str, &str),
         key: &Authenticator,
         flags: u8,
         counter: u32,
     ) -> String {
         let message = format!(
-            "hallpass-touch-v1\naudience {}\nsession {}\nnonce {nonce}\n",
+            "hallpass-touch-v1\naudience {}\nsession {}\ntime {time}\nnonce {nonce}\n",
             self.ca.fingerprint,
             session.fingerprint(ssh_key::HashAlg::Sha256),
         );
@@ -213,10 +219,18 @@ fn a_touch_is_good_for_one_request_of_one_session_of_the_keys_owner() {
     let session = bob.session_key();
     // Of another request.
     let other = Request::new(ca, &session, "POST", "/v1/sessions/touch");
-    let touch = scene.signed(&session, &other.nonce, key, KNOWN, 1);
+    let touch = scene.signed(&session, (&other.time, &other.nonce), key, KNOWN, 1);
     let moved = Request::new(ca, &session, "POST", "/v1/sessions/touch");
     let moved = moved.json(&json!({ "touch": touch }));
     wrong(moved.send(), "not made for this request");
+    // Of another time: nonces are forgotten.
+    let request = Request::new(ca, &session, "POST", "/v1/sessions/touch");
+    let early = Request::new(ca, &session, "POST", "/v1/sessions/touch").at(-30);
+    let touch = scene.signed(&session, (&early.time, &request.nonce), key, KNOWN, 1);
+    wrong(
+        request.json(&json!({ "touch": touch })).send(),
+        "not made for this request",
+    );
     // In the namespace of requests.
     let request = Request::new(ca, &session, "POST", "/v1/sessions/touch");
     let touch = key.armored(

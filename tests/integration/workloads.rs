@@ -235,6 +235,82 @@ fn negate(number: &mut [u8]) {
 }
 
 #[test]
+fn a_used_token_stays_used_as_long_as_clocks_may_differ() {
+    let platform = Platform::new();
+    let ca = Ca::on(platform.home(&deploy_web()));
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let token = platform.github(&json!({"exp": now + 2}));
+    login(&runner(&ca), &token).ok();
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    // Whatever is remembered is looked through when a session begins.
+    login(&runner(&ca), &platform.github(&json!({}))).ok();
+    login(&runner(&ca), &token).fails_with(77, "is good once");
+}
+
+#[test]
+fn a_platform_that_is_silent_keeps_no_others_out() {
+    let platform = Platform::new();
+    let port = crate::support::free_port();
+    let spiffe = format!(
+        "\n[[workload]]\nname = \"reports\"\nplatform = \"spiffe\"\naudience = \"{AUDIENCE}\"\n\
+         jwks_url = \"http://127.0.0.1:{port}/keys\"\n\
+         claims = {{ sub = \"spiffe://clinic.example/reports\" }}\n"
+    );
+    let ca = Ca::on(platform.home(&(spiffe + &deploy_web())));
+    login(&runner(&ca), &platform.github(&json!({}))).ok();
+    let svid = json!({"aud": [AUDIENCE], "sub": "spiffe://clinic.example/reports"});
+    login(&runner(&ca), &platform.token(svid)).fails_with(69, "can't be fetched");
+}
+
+#[test]
+fn a_clean_machine_connects_and_needs_no_key() {
+    let platform = Platform::new();
+    let ca = Ca::on(platform.home(&deploy_web()));
+    let job = Person::newcomer(&ca);
+    login(&job, &platform.github(&json!({}))).ok();
+    assert!(job.hallpass(["whoami"]).ok().contains("deploy-web"));
+}
+
+#[test]
+fn an_administrator_stops_a_workload() {
+    let platform = Platform::new();
+    let home = platform.home(&deploy_web());
+    permit(&home);
+    let ca = Ca::on(home);
+    let (job, admin) = (runner(&ca), ca.admin());
+    login(&job, &platform.github(&json!({}))).ok();
+    let ask = ["request", "deploy", "--purpose", "deploy"];
+    job.hallpass(ask).ok();
+    // The key of a session is not locked, but ended.
+    let key = job.session_key().fingerprint(ssh_key::HashAlg::Sha256);
+    admin
+        .hallpass(["lock", &format!("key/{key}"), "--reason", "x"])
+        .fails_with(65, "hallpass session end");
+    admin
+        .hallpass(["lock", "user/deploy-web", "--reason", "stolen runner"])
+        .ok();
+    job.forget_issued();
+    job.hallpass(ask).fails_with(77, "stolen runner");
+    login(&job, &platform.github(&json!({}))).ok();
+    job.hallpass(ask).fails_with(77, "stolen runner");
+    // Nor does somebody take its name.
+    let folder = crate::support::Folder::new();
+    let public = folder.write(
+        "x.pub",
+        Person::stranger().key.public_key().to_openssh().unwrap(),
+    );
+    admin
+        .hallpass([
+            "user",
+            "add",
+            "deploy-web",
+            "--ssh-key",
+            public.to_str().unwrap(),
+        ])
+        .fails_with(65, "a workload is called deploy-web");
+}
+
+#[test]
 fn tokens_of_others_let_nobody_in() {
     let platform = Platform::new();
     let ca = Ca::on(platform.home(&deploy_web()));
@@ -391,6 +467,10 @@ fn tables_that_would_let_in_anybody_are_refused_at_the_start() {
             "anybody on that platform",
         ),
         (github("claims = {}"), "anybody on that platform"),
+        (
+            github("claims = { job_workflow_ref = \"a/b/.github/workflows/x.yml@main\" }"),
+            "anybody on that platform",
+        ),
         (github("claims = { repository = \"\" }"), "it is empty"),
         (github("claims = { repository = [] }"), "it is empty"),
         (github(""), "missing field `claims`"),
@@ -433,7 +513,18 @@ fn a_workload_and_a_user_never_share_a_name_and_a_session_ends_with_the_log_that
     let ca = Ca::on(platform.home(&tables));
     let job = runner(&ca);
     login(&job, &platform.github(&json!({}))).ok();
+    // When the table is gone, so is its session; and then the name is free.
+    let address = ca.address().to_owned();
+    let home = ca.stop();
+    let path = home.path().join("hallpass.toml");
+    let with = fs::read_to_string(&path).unwrap();
+    fs::write(&path, with.replace(&tables, "")).unwrap();
+    let ca = Ca::at(home, &address);
+    assert_eq!(job.hallpass(["whoami"]).code, 77);
     ca.enrol("bob", &[]);
+    let home = ca.stop();
+    fs::write(&path, with).unwrap();
+    let ca = Ca::at(home, &address);
     login(&job, &platform.github(&json!({}))).fails_with(77, "a user of the workload's name");
     assert_eq!(newest_code(&ca), "name-in-use");
 }
@@ -468,8 +559,11 @@ fn after_a_restore_no_session_and_no_earlier_token_counts() {
     assert_eq!(job.hallpass(["whoami"]).code, 77);
     login(&runner(&ca), &used).fails_with(77, "is forgotten");
     assert_eq!(newest_code(&ca), "token-forgotten");
+    // One that was made with a clock as far ahead as is let pass could have been used before as well.
     std::thread::sleep(std::time::Duration::from_millis(1100));
-    login(&job, &platform.github(&json!({}))).ok();
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    login(&job, &platform.github(&json!({}))).fails_with(77, "in a minute");
+    login(&job, &platform.github(&json!({"iat": now + 60}))).ok();
 }
 
 #[test]
@@ -521,7 +615,7 @@ fn a_job_without_a_token_is_told_where_tokens_come_from() {
     // From a CA that lets none in.
     let other = Ca::start();
     let job = runner(&other);
-    login(&job, &platform.github(&json!({}))).fails_with(77, "was not accepted");
+    login(&job, &platform.github(&json!({}))).fails_with(77, "has no [[workload]]");
 }
 
 #[test]

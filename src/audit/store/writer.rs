@@ -257,7 +257,7 @@ impl Store {
     }
 
     /// The entries that state is rebuilt from, in order; of sessions those that began or ended since
-    /// some time. Those that say who may do what are proven to be in the tree of `checkpoint`:
+    /// some time, as far as none of them is archived: some of those may be gone. Those that say who may do what are proven to be in the tree of `checkpoint`:
     /// whoever can write to the file must not be able to enrol themselves.
     pub(in crate::audit) fn state_entries(
         &self,
@@ -271,6 +271,7 @@ impl Store {
             " UNION ALL
              SELECT idx, body FROM entries INDEXED BY entries_sessions
              WHERE kind IN ('session-begun', 'session-touched', 'session-ended') AND time >= ?1
+                 AND idx >= coalesce((SELECT next FROM archives ORDER BY first DESC LIMIT 1), 0)
              ORDER BY idx"
         ))?;
         let mut rows = statement.query([sessions_since.as_millis() as i64])?;
@@ -280,7 +281,7 @@ impl Store {
             let entry = parse(index, &body)?;
             let stays = entry.event.is_believed_when_proven();
             if let Some(checkpoint) = checkpoint
-                && (stays || entry.event.is_of_session())
+                && entry.event.must_be_proven()
             {
                 self.prove(index as u64, &body, checkpoint)?;
             }

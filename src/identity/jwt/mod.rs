@@ -76,19 +76,26 @@ pub(super) fn verify(
     Ok(claims)
 }
 
-/// Who a token says has signed it, which nothing proves: it tells whose keys to ask. Nothing when it
-/// does not say.
-///
-/// # Errors
-/// When it is no token.
-pub(super) fn unverified_issuer(token: &str) -> Result<Option<String>, JwtError> {
-    #[derive(Deserialize)]
-    struct Payload {
-        iss: Option<String>,
+/// What a token says that nothing proves: it tells whose keys to ask.
+#[derive(Deserialize)]
+pub(super) struct Unverified {
+    /// Who signed it.
+    #[serde(rename = "iss")]
+    pub(super) issuer: Option<String>,
+    /// Who it is about.
+    #[serde(rename = "sub", default)]
+    pub(super) subject: String,
+}
+
+impl Unverified {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it is no token.
+    pub(super) fn read(token: &str) -> Result<Self, JwtError> {
+        let payload = decoded(Parts::of(token)?.payload)?;
+        serde_json::from_slice(&payload).map_err(|_| JwtError::NotAToken)
     }
-    let payload = decoded(Parts::of(token)?.payload)?;
-    let payload: Payload = serde_json::from_slice(&payload).map_err(|_| JwtError::NotAToken)?;
-    Ok(payload.iss)
 }
 
 /// The parts of a token in the compact form.

@@ -451,7 +451,7 @@ proptest! {
         let _ = verified(&format!("{}.{}.{text}", b64(&bytes), b64(&other)), &keys);
         let header = b64(r#"{"alg":"ES256"}"#);
         let _ = verified(&format!("{header}.{}.{}", b64(&bytes), b64(&other)), &keys);
-        let _ = unverified_issuer(&format!("{header}.{}.", b64(&bytes)));
+        let _ = Unverified::read(&format!("{header}.{}.", b64(&bytes)));
         let _ = Jwks::parse(&bytes);
         let _ = Claims::parse(&bytes);
     }

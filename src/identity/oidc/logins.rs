@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,9 +13,18 @@ const PATIENCE: Duration = Duration::from_secs(10 * 60);
 const MOST: usize = 4096;
 const MOST_OF_SOURCE: usize = 32;
 
+/// How many may begin in a minute, and how many from one source: each has the provider asked.
+const MOST_IN_A_MINUTE: usize = 600;
+const MOST_OF_SOURCE_IN_A_MINUTE: usize = 60;
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// Logins that wait for somebody to sign in. They are in memory alone: a restart ends them.
 #[derive(Default)]
-pub struct Logins(Mutex<HashMap<String, Begun>>);
+pub struct Logins {
+    waiting: Mutex<HashMap<String, Begun>>,
+    /// Who began one in the last minute, and when.
+    recent: Mutex<VecDeque<(IpAddr, Timestamp)>>,
+}
 
 /// A login that waits. It belongs to the key that began it.
 pub struct Begun {
@@ -59,7 +68,9 @@ pub enum Way {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoLogin {
     /// Too many wait.
-    #[error("too many logins wait already: finish one, or try again in ten minutes")]
+    #[error(
+        "too many logins began from here or wait already: finish one, or try again in ten minutes"
+    )]
     TooMany,
     /// It was never begun with this key, is done, or took too long.
     #[error("no such login waits for this key: begin again with `hallpass login`")]
@@ -72,9 +83,28 @@ impl Logins {
         given.map_or(PATIENCE, |given| given.min(PATIENCE))
     }
 
-    /// Whether another may begin from there.
-    pub fn has_room(&self, source: IpAddr, now: Timestamp) -> bool {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Lets another begin from there, and counts it.
+    ///
+    /// # Errors
+    /// When too many did lately, or wait.
+    pub fn admit(&self, source: IpAddr, now: Timestamp) -> Result<(), NoLogin> {
+        if !self.has_room(source, now) {
+            return Err(NoLogin::TooMany);
+        }
+        let source = counted_source(source);
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        // A clock that was set back makes nobody wait.
+        recent.retain(|(_, when)| when.distance(now) < MINUTE);
+        let of_source = recent.iter().filter(|(other, _)| *other == source);
+        if recent.len() >= MOST_IN_A_MINUTE || of_source.count() >= MOST_OF_SOURCE_IN_A_MINUTE {
+            return Err(NoLogin::TooMany);
+        }
+        recent.push_back((source, now));
+        Ok(())
+    }
+
+    fn has_room(&self, source: IpAddr, now: Timestamp) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|_, login| now < login.expires);
         let source = counted_source(source);
         let of_source = waiting
@@ -91,16 +121,9 @@ impl Logins {
         if !self.has_room(login.source, now) {
             return Err(NoLogin::TooMany);
         }
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.insert(id, login);
         Ok(())
-    }
-
-    /// Whether one waits for that key.
-    pub fn waits(&self, id: &str, fingerprint: &str, now: Timestamp) -> bool {
-        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let login = waiting.get(id);
-        login.is_some_and(|login| login.fingerprint == fingerprint && now < login.expires)
     }
 
     /// Takes one out: what it holds is good for one attempt.
@@ -108,16 +131,17 @@ impl Logins {
     /// # Errors
     /// When it does not wait for that key.
     pub fn take(&self, id: &str, fingerprint: &str, now: Timestamp) -> Result<Begun, NoLogin> {
-        if !self.waits(id, fingerprint, now) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let theirs = |login: &Begun| login.fingerprint == fingerprint && now < login.expires;
+        if !waiting.get(id).is_some_and(theirs) {
             return Err(NoLogin::Unknown);
         }
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.remove(id).ok_or(NoLogin::Unknown)
     }
 
     /// Puts one back that still waits: nobody has signed in on the other device yet.
     pub fn put_back(&self, id: String, login: Begun) {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.insert(id, login);
     }
 }
@@ -156,6 +180,22 @@ mod tests {
         assert!(logins.take("short", "SHA256:one", late).is_err());
         assert!(logins.take("first", "SHA256:one", late).is_ok());
         assert!(logins.take("first", "SHA256:one", late).is_err());
+    }
+
+    #[test]
+    fn nobody_begins_for_ever() {
+        let logins = Logins::default();
+        let now = Timestamp::from_secs(1000);
+        let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let admitted = (0..100).filter(|_| logins.admit(one, now).is_ok());
+        assert_eq!(admitted.count(), MOST_OF_SOURCE_IN_A_MINUTE);
+        assert!(logins.admit(other, now).is_ok());
+        assert!(logins.admit(one, now.plus(MINUTE)).is_ok());
+        let many = (0..1000).filter(|n| {
+            let source = std::net::Ipv4Addr::from_bits(*n).into();
+            logins.admit(source, now.plus(MINUTE)).is_ok()
+        });
+        assert_eq!(many.count(), MOST_IN_A_MINUTE - 1);
     }
 
     #[test]

@@ -11,7 +11,9 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::ProviderSettings;
-use crate::identity::{Claims, Expected, Issuer, IssuerError, JwtError, Metadata};
+use crate::identity::{
+    Claims, Expected, Issuer, IssuerError, JwtError, Metadata, Platform, SSH_KEY,
+};
 use crate::keys::{SecretFileError, secret_line};
 use crate::model::{
     Account, GroupName, HostTtl, Invalid, IssuerUrl, ProviderName, SecondFactor, Timestamp,
@@ -79,7 +81,8 @@ impl Provider {
     /// When nobody could be known by it, or its secret can't be read.
     pub fn new(settings: ProviderSettings, folder: &Path) -> Result<Self, ProviderError> {
         let name = settings.name;
-        if name.as_str() == crate::identity::SSH_KEY {
+        let platforms = Platform::ALL.map(Platform::name);
+        if name.as_str() == SSH_KEY || platforms.contains(&name.as_str()) {
             return Err(ProviderError::Name(name));
         }
         if settings.issuer.as_str().contains(['?', '#']) {
@@ -413,8 +416,15 @@ impl Provider {
 
     /// An error as OAuth 2.0 words it (RFC 6749, section 5.2).
     fn refused(&self, answer: &Answer) -> Result<Refused, LoginError> {
-        serde_json::from_slice(&answer.body)
-            .map_err(|_| self.strange(&format!("it answered with status {}", answer.status)))
+        let why = || format!("it answered with status {}", answer.status);
+        serde_json::from_slice(&answer.body).map_err(|_| match answer.status {
+            // Another time it may answer.
+            429 | 500.. => LoginError::Unreachable {
+                provider: self.name.clone(),
+                why: why(),
+            },
+            _ => self.strange(&why()),
+        })
     }
 
     fn issuer_error(&self, error: IssuerError) -> LoginError {
@@ -582,7 +592,9 @@ impl LoginError {
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderError {
     /// Its name says something else already.
-    #[error("[[provider]] {0}: this name stands for enrolled keys: choose another")]
+    #[error(
+        "[[provider]] {0}: this name stands for enrolled keys or for workloads: choose another"
+    )]
     Name(ProviderName),
     /// Its issuer is none.
     #[error("[[provider]] {0}: issuer: it has no query: use it as it stands in its tokens")]
