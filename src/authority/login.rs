@@ -352,7 +352,10 @@ impl Authority {
             let vouched = self.workloads.identify(&token, now).await?;
             // A stranger never gets here, and so fills no memory.
             if let Err(refusal) = newcomer.admit(&self.replays, now) {
-                return Err(self.unidentified(request, source, refusal, now).await?.into());
+                return Err(self
+                    .unidentified(request, source, refusal, now)
+                    .await?
+                    .into());
             }
             let spent = SpentToken {
                 sha256: token_hash(&token),
