@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Ca, Folder, Home, Person, Ran, Request, Sshd, exchange};
+use crate::support::{
+    Answer, Ca, Folder, Home, Person, Provider, Ran, Request, Sshd, exchange, home_with,
+};
+use crate::touch::sign_in;
 use crate::workloads::{Platform, deploy_web, login, runner};
 
 /// The starter policies, in which vendors get in at any time and without a second factor, for two
@@ -354,11 +357,6 @@ fn an_approval_ends_with_whoever_gave_it() {
     // What is done, what undoes it, and whether the approval counts again then.
     let ends: [(&[&str], &[&str], bool); 4] = [
         (
-            &["lock", "user/adam", "--reason", "x"],
-            &["unlock", "user/adam"],
-            true,
-        ),
-        (
             &["user", "disable", "adam"],
             &["user", "enable", "adam"],
             false,
@@ -374,6 +372,11 @@ fn an_approval_ends_with_whoever_gave_it() {
                 &adam.folder.join("key.pub").display().to_string(),
             ],
             false,
+        ),
+        (
+            &["lock", "user/adam", "--reason", "x"],
+            &["unlock", "user/adam"],
+            true,
         ),
     ];
     for (end, undo, counts_again) in ends {
@@ -393,7 +396,6 @@ fn an_approval_ends_with_whoever_gave_it() {
         );
     }
     // And with whom it was for.
-    gives(&ca, &adam, number(&ask(&ca, &vera, &visit())));
     alice.hallpass(["user", "remove", "vera"]).ok();
     let public = vera.folder.join("key.pub").display().to_string();
     let add = [
@@ -406,6 +408,48 @@ fn an_approval_ends_with_whoever_gave_it() {
         "vendors",
     ];
     alice.hallpass(add).ok();
+    number(&ask(&ca, &vera, &visit()));
+}
+
+#[test]
+fn what_a_session_approved_outlives_a_logout_and_not_its_end_by_others() {
+    let liar = Provider::liar();
+    let home = eased(home_with(&liar.table("clinic", "")));
+    let bob = "@id(\"bob\") permit (principal == User::\"bob\", action == Action::\"approve\", \
+               resource) when { context.requester == \"vera\" && context.method == \"clinic\" };";
+    fs::write(home.policy("more.cedar"), bob).unwrap();
+    let ca = Ca::on(home);
+    let (alice, vera) = (ca.admin(), ca.enrol("vera", &["vendors"]));
+    let olaf = ca.enrol("olaf", &["vendors"]);
+    let bob = Person::newcomer(&ca);
+    let approve = |ask: &Value| {
+        sign_in(&bob);
+        let number = number(&self::ask(&ca, &vera, ask)).to_string();
+        bob.hallpass(["approval", "give", &number]).ok();
+        assert_eq!(self::ask(&ca, &vera, ask).status, 200);
+    };
+    approve(&visit());
+    bob.hallpass(["logout"]).ok();
+    assert_eq!(ask(&ca, &vera, &visit()).status, 200);
+
+    let mut other = visit();
+    other["reason"] = json!("SUP-9");
+    approve(&other);
+    // Not for whom policy does not say.
+    let olafs = number(&ask(&ca, &olaf, &visit())).to_string();
+    let refused = bob.hallpass(["approval", "give", &olafs]);
+    refused.fails_with(77, "no policy permits bob to approve");
+    let key = newest(&ca, "approval-given")["event"]["by"]["fingerprint"].clone();
+    alice
+        .hallpass(["session", "end", key.as_str().unwrap()])
+        .ok();
+    number(&ask(&ca, &vera, &other));
+    assert_eq!(ask(&ca, &vera, &visit()).status, 200);
+    // What an account approved ends with it.
+    let subject = newest(&ca, "session-begun")["event"]["account"]["subject"].clone();
+    let unlink = ["user", "unlink", "bob", "--provider", "clinic", "--subject"];
+    let unlink = unlink.into_iter().chain([subject.as_str().unwrap()]);
+    alice.hallpass(unlink).ok();
     number(&ask(&ca, &vera, &visit()));
 }
 
