@@ -1,6 +1,6 @@
 //! Who signs tokens, and by which keys.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -24,8 +24,11 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub struct Issuer {
     name: String,
     keys: KeysFrom,
+    /// What was fetched last. Never locked while something is fetched: whoever needs nothing new does
+    /// not wait for those who do.
+    known: RwLock<Known>,
     /// Held while something is fetched, so that two who need it fetch it once.
-    known: Mutex<Known>,
+    fetching: Mutex<Fetching>,
 }
 
 /// Where its keys come from.
@@ -36,13 +39,17 @@ enum KeysFrom {
     Given,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Known {
     metadata: Option<(Arc<Metadata>, Instant)>,
     keys: Option<(Arc<Jwks>, Instant)>,
+}
+
+#[derive(Default)]
+struct Fetching {
     /// When keys were fetched since one was not known, in the last minute.
     refetched: Vec<Instant>,
-    /// Why it gave no answer, and when.
+    /// Why there was no answer, and when.
     failed: Option<(IssuerError, Instant)>,
 }
 
@@ -79,8 +86,8 @@ impl Issuer {
 
     /// One whose keys never change.
     pub fn with_keys(name: String, keys: Jwks) -> Self {
-        let mut issuer = Self::new(name, KeysFrom::Given);
-        issuer.known.get_mut().keys = Some((Arc::new(keys), Instant::now()));
+        let issuer = Self::new(name, KeysFrom::Given);
+        issuer.learn(|known| known.keys = Some((Arc::new(keys), Instant::now())));
         issuer
     }
 
@@ -88,8 +95,18 @@ impl Issuer {
         Self {
             name,
             keys,
-            known: Mutex::default(),
+            known: RwLock::default(),
+            fetching: Mutex::default(),
         }
+    }
+
+    fn known(&self) -> Known {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.clone()
+    }
+
+    fn learn(&self, learn: impl FnOnce(&mut Known)) {
+        learn(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The `iss` of its tokens.
@@ -102,23 +119,31 @@ impl Issuer {
     /// # Errors
     /// When it can't be asked, or is another.
     pub async fn metadata(&self) -> Result<Arc<Metadata>, IssuerError> {
-        self.metadata_in(&mut *self.known.lock().await).await
+        match self.known().metadata {
+            Some((metadata, fetched)) if fetched.elapsed() < LIFE => Ok(metadata),
+            _ => self.fetch_metadata(&mut *self.fetching.lock().await).await,
+        }
     }
 
-    async fn metadata_in(&self, known: &mut Known) -> Result<Arc<Metadata>, IssuerError> {
+    async fn fetch_metadata(&self, fetching: &mut Fetching) -> Result<Arc<Metadata>, IssuerError> {
         let KeysFrom::Metadata(issuer, https) = &self.keys else {
             return Err(IssuerError::Strange("it has no metadata".to_owned()));
         };
-        if let Some((metadata, fetched)) = &known.metadata
+        // Another who waited for the same may have fetched it.
+        if let Some((metadata, fetched)) = self.known().metadata
             && fetched.elapsed() < LIFE
         {
-            return Ok(Arc::clone(metadata));
+            return Ok(metadata);
         }
-        let base = issuer.as_str().trim_end_matches('/');
+        let base = issuer.as_str();
+        let base = base.strip_suffix('/').unwrap_or(base);
         let url = format!("{base}/.well-known/openid-configuration");
-        let answer = known.fetch(https, &url).await?;
-        let metadata: Metadata = serde_json::from_slice(&answer.body)
-            .map_err(|error| IssuerError::Strange(format!("its metadata at {url}: {error}")))?;
+        let answer = fetching.fetch(https, &url).await?;
+        let metadata: Metadata = serde_json::from_slice(&answer.body).map_err(|error| {
+            // What an error quotes may be long.
+            let why: String = error.to_string().chars().take(200).collect();
+            IssuerError::Strange(format!("its metadata at {url}: {why}"))
+        })?;
         if metadata.issuer != self.name {
             let told: String = metadata.issuer.chars().take(200).collect();
             return Err(IssuerError::Strange(format!(
@@ -127,7 +152,7 @@ impl Issuer {
             )));
         }
         let metadata = Arc::new(metadata);
-        known.metadata = Some((Arc::clone(&metadata), Instant::now()));
+        self.learn(|known| known.metadata = Some((Arc::clone(&metadata), Instant::now())));
         Ok(metadata)
     }
 
@@ -154,39 +179,47 @@ impl Issuer {
 
     /// Its keys: fetched again when they are old, or when a token names one that is not among `old`.
     async fn keys(&self, old: Option<&Arc<Jwks>>) -> Result<Arc<Jwks>, IssuerError> {
-        let mut known = self.known.lock().await;
-        let known = &mut *known;
-        if let Some((keys, fetched)) = &known.keys {
-            let wanted = match old {
-                None => fetched.elapsed() >= LIFE,
-                // Another who waited for the same may have fetched them.
-                Some(old) => Arc::ptr_eq(old, keys) && known.refetched.len() < REFETCHES,
-            };
-            if matches!(self.keys, KeysFrom::Given) || !wanted {
-                known.refetched.retain(|fetched| fetched.elapsed() < MINUTE);
-                return Ok(Arc::clone(keys));
+        let current = || match self.known().keys {
+            Some((keys, _)) if matches!(self.keys, KeysFrom::Given) => Some(keys),
+            Some((keys, fetched)) if fetched.elapsed() < LIFE => {
+                let is_new = old.is_none_or(|old| !Arc::ptr_eq(old, &keys));
+                is_new.then_some(keys)
             }
-            if old.is_some() {
-                known.refetched.push(Instant::now());
+            _ => None,
+        };
+        if let Some(keys) = current() {
+            return Ok(keys);
+        }
+        let fetching = &mut *self.fetching.lock().await;
+        // Another who waited for the same may have fetched them.
+        if let Some(keys) = current() {
+            return Ok(keys);
+        }
+        if let Some(old) = old {
+            fetching.refetched.retain(|when| when.elapsed() < MINUTE);
+            if fetching.refetched.len() >= REFETCHES {
+                return Ok(Arc::clone(old));
             }
+            fetching.refetched.push(Instant::now());
         }
         let (url, https) = match &self.keys {
             KeysFrom::Metadata(_, https) => {
-                (self.metadata_in(known).await?.jwks_uri.clone(), https)
+                let metadata = self.fetch_metadata(fetching).await?;
+                (metadata.jwks_uri.clone(), https)
             }
             KeysFrom::Address(url, https) => (url.clone(), https),
             KeysFrom::Given => return Err(IssuerError::Strange("it has no keys".to_owned())),
         };
-        let answer = known.fetch(https, url.as_str()).await?;
+        let answer = fetching.fetch(https, url.as_str()).await?;
         let keys = Jwks::parse(&answer.body)
             .map_err(|error| IssuerError::Strange(format!("its keys at {url}: {error}")))?;
         let keys = Arc::new(keys);
-        known.keys = Some((Arc::clone(&keys), Instant::now()));
+        self.learn(|known| known.keys = Some((Arc::clone(&keys), Instant::now())));
         Ok(keys)
     }
 }
 
-impl Known {
+impl Fetching {
     async fn fetch(&mut self, https: &Https, url: &str) -> Result<Answer, IssuerError> {
         if let Some((error, when)) = &self.failed
             && when.elapsed() < REST
@@ -239,5 +272,81 @@ impl IssuerError {
 impl From<HttpsError> for IssuerError {
     fn from(error: HttpsError) -> Self {
         Self::Unreachable(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A server that answers every question alike, and counts them.
+    fn server(body: &'static str, pause: Duration) -> (IssuerUrl, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicUsize::default());
+        let count = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 2048]).unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(pause);
+                let length = body.len();
+                write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+                )
+                .unwrap();
+            }
+        });
+        (url.parse().unwrap(), asked)
+    }
+
+    fn issuer(url: &IssuerUrl) -> Issuer {
+        let https = Https::new(None).unwrap();
+        Issuer::with_keys_at("https://issuer".to_owned(), url.clone(), https)
+    }
+
+    #[tokio::test]
+    async fn keys_are_fetched_once_for_all_who_need_them_and_not_for_ever_for_unknown_ones() {
+        let (url, asked) = server(r#"{"keys": []}"#, Duration::from_millis(100));
+        let issuer = issuer(&url);
+        let expected = Expected {
+            issuer: None,
+            audience: "us",
+            nonce: None,
+            max_age: None,
+        };
+        let both = tokio::join!(issuer.keys(None), issuer.keys(None));
+        assert!(both.0.is_ok() && both.1.is_ok());
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert!(issuer.keys(None).await.is_ok());
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        // {"alg":"ES256","kid":"x"} and an empty object
+        let token = "eyJhbGciOiJFUzI1NiIsImtpZCI6IngifQ.e30.AAAA";
+        for _ in 0..10 {
+            let refused = issuer.verify(token, &expected, Timestamp::default()).await;
+            let error = JwtError::UnknownKey(Some("x".to_owned()));
+            assert!(matches!(refused, Err(IssuerError::Token(refused)) if refused == error));
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1 + REFETCHES);
+    }
+
+    #[tokio::test]
+    async fn one_that_gives_no_answer_is_let_rest() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let issuer = issuer(&url.parse().unwrap());
+        let first = issuer.keys(None).await.unwrap_err();
+        assert!(first.is_unreachable());
+        // Somebody listens there now, who is not asked yet.
+        let _listener = TcpListener::bind(url.strip_prefix("http://").unwrap()).unwrap();
+        let second = issuer.keys(None).await.unwrap_err();
+        assert_eq!(first.to_string(), second.to_string());
     }
 }

@@ -108,9 +108,14 @@ impl Https {
             .header("accept", "application/json")
             .header("content-type", "application/x-www-form-urlencoded");
         if let Some((id, secret)) = basic {
-            let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
-            let pair = Zeroizing::new(format!("{}:{}", encoded(id), encoded(secret)));
-            let header = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
+            let encoded = |text: &str| {
+                let text: String = byte_serialize(text.as_bytes()).collect();
+                Zeroizing::new(text)
+            };
+            let (id, secret) = (encoded(id), encoded(secret));
+            let pair = Zeroizing::new(format!("{}:{}", *id, *secret));
+            let pair = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
+            let header = Zeroizing::new(format!("Basic {}", *pair));
             request = request.header("authorization", header.as_str());
         }
         self.run(request, Zeroizing::new(form)).await

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 
 use crate::model::Timestamp;
 pub use claims::Claims;
@@ -39,7 +40,13 @@ pub struct Expected<'a> {
 struct Header {
     alg: String,
     kid: Option<String>,
-    crit: Option<serde::de::IgnoredAny>,
+    /// Also when it is null.
+    #[serde(default, deserialize_with = "there")]
+    crit: bool,
+}
+
+fn there<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
 }
 
 /// Verifies a token by the keys of its issuer, and that it says what it must.
@@ -54,7 +61,7 @@ pub(super) fn verify(
 ) -> Result<Claims, JwtError> {
     let parts = Parts::of(token)?;
     let header: Header = parts.header()?;
-    if header.crit.is_some() {
+    if header.crit {
         return Err(JwtError::Critical);
     }
     let signature = decoded(parts.signature)?;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::ProviderSettings;
-use crate::identity::{Claims, Expected, Issuer, IssuerError, Metadata};
+use crate::identity::{Claims, Expected, Issuer, IssuerError, JwtError, Metadata};
 use crate::keys::{SecretFileError, secret_line};
 use crate::model::{
     Account, GroupName, HostTtl, Invalid, IssuerUrl, ProviderName, SecondFactor, Timestamp,
@@ -81,6 +81,9 @@ impl Provider {
         let name = settings.name;
         if name.as_str() == crate::identity::SSH_KEY {
             return Err(ProviderError::Name(name));
+        }
+        if settings.issuer.as_str().contains(['?', '#']) {
+            return Err(ProviderError::Issuer(name));
         }
         let roots = |source| ProviderError::Roots(name.clone(), source);
         let ca_file = settings.ca_file.map(|path| folder.join(path));
@@ -304,10 +307,15 @@ impl Provider {
         };
         let claims = self.issuer.verify(token, &expected, now).await;
         let claims = claims.map_err(|error| self.issuer_error(error))?;
+        // OpenID Connect Core 1.0, section 2.
+        let subject = claims.subject();
+        if !subject.is_ascii() || subject.len() > 255 {
+            return Err(JwtError::Claim("sub").into());
+        }
         Ok(Vouched {
             account: Account {
                 provider: self.name.clone(),
-                subject: claims.subject().to_owned(),
+                subject: subject.to_owned(),
             },
             name: self.user_name(&claims)?,
             groups: self.groups(&claims)?,
@@ -521,7 +529,7 @@ pub enum LoginError {
     MixUp,
     /// Its token does not count.
     #[error("the provider's token is not accepted: {0}")]
-    Token(#[from] crate::identity::JwtError),
+    Token(#[from] JwtError),
     /// Its token does not say who it is.
     #[error(
         "the provider's token has no {0}: an administrator allows that claim there, or names \
@@ -576,6 +584,9 @@ pub enum ProviderError {
     /// Its name says something else already.
     #[error("[[provider]] {0}: this name stands for enrolled keys: choose another")]
     Name(ProviderName),
+    /// Its issuer is none.
+    #[error("[[provider]] {0}: issuer: it has no query: use it as it stands in its tokens")]
+    Issuer(ProviderName),
     /// There are no root certificates.
     #[error("[[provider]] {0}: {1}")]
     Roots(ProviderName, RootsError),

@@ -172,6 +172,21 @@ impl Home {
         entries.retain(|entry| entry["event"]["kind"] == kind);
         entries
     }
+
+    /// What happened last of a kind.
+    #[track_caller]
+    pub(crate) fn newest(&self, kind: &str) -> Value {
+        let newest = self.entries(kind).pop();
+        newest.unwrap_or_else(|| panic!("no {kind}"))["event"].take()
+    }
+
+    /// Why the newest request of somebody who was not identified was refused.
+    #[track_caller]
+    pub(crate) fn newest_code(&self) -> String {
+        let refused = self.newest("unauthenticated-refused");
+        let code = refused["refused"]["code"].as_str();
+        code.expect("a code").to_owned()
+    }
 }
 
 /// A home whose certificates for people live that long, and at most that long.

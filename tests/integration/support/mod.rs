@@ -12,12 +12,14 @@ mod history;
 mod host;
 mod independent;
 mod load;
+mod login;
 mod openid;
 mod postgres;
 mod ran;
 mod raw;
 mod received;
 mod rsyslog;
+mod scene;
 mod softhsm;
 mod sshd;
 mod webhook;
@@ -36,12 +38,17 @@ pub(crate) use hand_log::HandLog;
 pub(crate) use host::Host;
 pub(crate) use independent::independent;
 pub(crate) use load::{issue, under_load};
-pub(crate) use openid::{Browser, CLIENT_SECRET, Login, Provider, home_with, parameter, visit};
+pub(crate) use login::{
+    Browser, Login, PATIENTS, clinic, is_refused, parameter, seconds_between, session_fingerprint,
+    sign_in, visit,
+};
+pub(crate) use openid::{CLIENT_SECRET, Provider, home_with};
 pub(crate) use postgres::Postgres;
 pub(crate) use ran::{Ran, fails_when_full, run};
 pub(crate) use raw::{Answer, Request, exchange, tls, tls_from};
 pub(crate) use received::Received;
 pub(crate) use rsyslog::Rsyslog;
+pub(crate) use scene::Scene;
 pub(crate) use softhsm::SoftHsm;
 pub(crate) use sshd::Sshd;
 pub(crate) use webhook::{Manner, Webhook};
