@@ -11,6 +11,7 @@
 //! - [`witness`]: others who saw the log grow, and cosign it
 //! - [`delivery`]: the log, brought to others
 //! - [`identity`]: who signed this request?
+//! - [`access`]: requests that wait for approval
 //! - [`authority`]: the use cases; the only place where all of the above meet
 //! - [`http`]: the JSON API over TLS
 //! - [`client`]: what a person runs
@@ -21,6 +22,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod access;
 pub mod audit;
 pub mod authority;
 pub mod certificate;

@@ -193,6 +193,7 @@ impl Office {
             policies: policies.iter().map(ToString::to_string).collect(),
             policy_set: self.policy.digest.clone(),
             action: None,
+            approves: None,
             circumstances: Some(circumstances(by)),
         }
     }

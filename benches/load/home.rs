@@ -38,6 +38,7 @@ pub(crate) fn circumstances(by: &Actor) -> Circumstances {
             minute: 30,
         },
         workload: None,
+        approvals: 0,
     }
 }
 /// How many entries are read at a time.

@@ -95,6 +95,7 @@ fn person(number: usize) -> (UserName, Circumstances) {
             minute: 30,
         },
         workload: None,
+        approvals: 0,
     };
     let name = format!("person-{number}").parse().expect("a legal name");
     (name, circumstances)

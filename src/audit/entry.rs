@@ -8,6 +8,9 @@ use crate::model::{
     Purpose, Reason, RoleName, SecondFactor, Serial, Timestamp, UserName,
 };
 
+/// The code of a request that policy would permit if somebody approved it.
+pub const NEEDS_APPROVAL: &str = "needs-approval";
+
 /// One entry of the log. Its JSON text, as stored, is what counts; docs/log.md describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -164,6 +167,21 @@ pub enum Event {
         /// The key's fingerprint.
         fingerprint: String,
         /// By whom.
+        by: Actor,
+    },
+    /// Somebody approved what another asked for.
+    ApprovalGiven {
+        /// The entry that logs that it was asked for, and needs approval.
+        entry: EntryIndex,
+        /// Who asked.
+        requester: UserName,
+        /// For what: the approval counts for exactly this.
+        request: Asked,
+        /// Until when it counts.
+        expires: Timestamp,
+        /// Why policy granted it.
+        decision: Decision,
+        /// Who approved it.
         by: Actor,
     },
     /// A certificate was issued to a person.
@@ -486,6 +504,9 @@ pub struct Decision {
     /// What of administration was asked for, when no role was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
+    /// Whose request was to be approved, when that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approves: Option<UserName>,
     /// On what, beside the request itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circumstances: Option<Circumstances>,
@@ -500,6 +521,13 @@ pub struct Refused {
     pub code: String,
     /// The same for people.
     pub detail: String,
+}
+
+impl Refused {
+    /// Whether policy refused it; something else did otherwise, of what policy had permitted.
+    pub fn is_by_policy(&self) -> bool {
+        ["denied", NEEDS_APPROVAL].contains(&self.code.as_str())
+    }
 }
 
 /// A certificate as it was signed.

@@ -23,6 +23,7 @@ impl Event {
             | Self::SessionEnded { user, .. }
             | Self::CounterWentBack { user, .. } => Some(user),
             Self::SessionBegun(session) => Some(&session.user),
+            Self::ApprovalGiven { requester, .. } => Some(requester),
             _ => None,
         }
     }
@@ -33,7 +34,7 @@ impl Event {
         self.subject().is_some()
             || self.host().is_some()
             || self.changes_ca_keys()
-            || self.is_of_session()
+            || self.matters_for_a_day()
             || matches!(self, Self::Locked { .. } | Self::Unlocked { .. })
     }
 
@@ -89,18 +90,22 @@ impl Event {
         }
     }
 
-    /// Whether a key signs for somebody after it for a while, or does not any more.
-    pub fn is_of_session(&self) -> bool {
+    /// Whether what it changes is over after a day at most: for a while, a key signs for somebody or
+    /// does not any more, or an approval counts.
+    pub fn matters_for_a_day(&self) -> bool {
         matches!(
             self,
-            Self::SessionBegun(_) | Self::SessionTouched { .. } | Self::SessionEnded { .. }
+            Self::SessionBegun(_)
+                | Self::SessionTouched { .. }
+                | Self::SessionEnded { .. }
+                | Self::ApprovalGiven { .. }
         )
     }
 
     /// Whether a start believes it only when it is proven to be in the tree.
     pub fn must_be_proven(&self) -> bool {
         self.is_believed_when_proven()
-            || self.is_of_session()
+            || self.matters_for_a_day()
             || matches!(self, Self::LogRestored { .. } | Self::ClockCorrected { .. })
     }
 
@@ -108,7 +113,7 @@ impl Event {
     /// in the tree: it says which keys there are, who may do what, or which files hold entries. A kind
     /// that once counted must always count, or archived logs don't add up.
     pub fn is_believed_when_proven(&self) -> bool {
-        (self.changes_state() && !self.is_of_session())
+        (self.changes_state() && !self.matters_for_a_day())
             || matches!(
                 self,
                 Self::AuthorityCreated { .. } | Self::LogArchived { .. }
@@ -118,7 +123,9 @@ impl Event {
     /// What a person asked for.
     pub fn request(&self) -> Option<&Asked> {
         match self {
-            Self::CertificateIssued { request, .. } => Some(request),
+            Self::CertificateIssued { request, .. } | Self::ApprovalGiven { request, .. } => {
+                Some(request)
+            }
             Self::RequestRefused { request, .. } => request.as_ref(),
             _ => None,
         }
@@ -151,6 +158,7 @@ impl Event {
             | Self::UserUnlinked { by, .. }
             | Self::SessionTouched { by, .. }
             | Self::SessionEnded { by, .. }
+            | Self::ApprovalGiven { by, .. }
             | Self::CertificateIssued { by, .. }
             | Self::HostCertificateIssued { by, .. }
             | Self::HostInvited { by, .. }
@@ -197,6 +205,7 @@ impl Event {
             Self::SessionBegun(_) => "session-begun",
             Self::SessionTouched { .. } => "session-touched",
             Self::SessionEnded { .. } => "session-ended",
+            Self::ApprovalGiven { .. } => "approval-given",
             Self::CertificateIssued { .. } => "certificate-issued",
             Self::HostCertificateIssued { .. } => "host-certificate-issued",
             Self::ServerCertificateIssued { .. } => "server-certificate-issued",

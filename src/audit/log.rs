@@ -176,8 +176,8 @@ impl Log {
     ) -> Result<Opened, StoreError> {
         let store = Store::open(path)?;
         let end = store.end(keys.as_ref())?;
-        let sessions_since = now.minus(LONGEST_SESSION + CLOCK_TOLERANCE);
-        store.state_entries(end.checkpoint.as_ref(), sessions_since, each)?;
+        let since = now.minus(LONGEST_SESSION + CLOCK_TOLERANCE);
+        store.state_entries(end.checkpoint.as_ref(), since, each)?;
         Ok(Opened {
             nonces: store.nonces(now)?,
             forgotten: store.forgotten(now)?,

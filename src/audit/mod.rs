@@ -22,8 +22,8 @@ mod writer;
 pub use archive::Archive;
 pub use checkpoint::{Checkpoint, CheckpointError, IllegalKey, NoteKind, NoteSigner, VerifierKey};
 pub use entry::{
-    Actor, Asked, AuthorityKey, Decision, Entry, Event, HostActor, HostProfile, NewCaKey,
-    NewSession, RecordedCertificate, Refused, SpentToken,
+    Actor, Asked, AuthorityKey, Decision, Entry, Event, HostActor, HostProfile, NEEDS_APPROVAL,
+    NewCaKey, NewSession, RecordedCertificate, Refused, SpentToken,
 };
 pub use export::{ExportError, ExportProof, Format};
 pub use log::{Counter, Log, LogError, Opened, Place, Slot, Spent, With};

@@ -4,18 +4,21 @@ use std::net::IpAddr;
 
 use serde_json::from_str;
 
+use super::approvals::approvals;
 use super::{Authority, Refusal, now};
 use crate::audit::{Asked, Decision, Entry, Event};
 use crate::identity::{Requester, SignedRequest};
 use crate::model::{
-    Circumstances, EntryIndex, ExplainRequest, Explanation, LoggedDecision, Ttl, UserName,
+    Circumstances, EntryIndex, ExplainRequest, Explanation, LoggedDecision, Timestamp, UserName,
 };
-use crate::policy::{AdminAction, Ask, PolicySet, Wanted};
+use crate::policy::{AdminAction, Approval, Ask, PolicySet, Wanted};
 
 /// What is asked about.
 enum Question {
     /// A certificate.
     Request(Wanted),
+    /// To approve what that requester asks for.
+    Approval(UserName, Wanted),
     /// Administration.
     Admin(AdminAction),
 }
@@ -67,7 +70,8 @@ impl Authority {
             self.permit(requester, request, AdminAction::ManagePolicy, now)
                 .await?;
         }
-        let circumstances = self.supposed(requester, &about, &ask)?;
+        let approvals = ask.approvals;
+        let mut circumstances = self.supposed(requester, &about, &ask)?;
         let question = match (ask.role, ask.action) {
             (Some(role), None) => {
                 let purpose = ask.purpose.ok_or_else(|| {
@@ -87,10 +91,39 @@ impl Authority {
             }
         };
         let policy = self.policy();
+        circumstances.approvals = match (&question, approvals) {
+            (Question::Request(wanted), None) => self.approved(&policy, &about, wanted, now),
+            (Question::Request(_), Some(approvals)) => approvals,
+            (_, None) => 0,
+            (_, Some(_)) => {
+                let text = "approvals: they count for a role that is asked for, and nothing else";
+                return Err(Refusal::illegal(text));
+            }
+        };
         // Each condition of each policy: longer than a decision takes.
         Ok(tokio::task::block_in_place(|| {
             explain(&policy, &about, &question, circumstances)
         }))
+    }
+
+    /// How many approvals of a request count now.
+    fn approved(
+        &self,
+        policy: &PolicySet,
+        requester: &UserName,
+        wanted: &Wanted,
+        now: Timestamp,
+    ) -> u32 {
+        let Ok((_, ttl)) = policy.bounded(wanted) else {
+            return 0;
+        };
+        let asked = Asked {
+            role: wanted.role.clone(),
+            purpose: wanted.purpose.clone(),
+            reason: wanted.reason.clone(),
+            ttl: ttl.as_secs(),
+        };
+        self.approvals(requester, &asked, now)
     }
 
     /// The circumstances of a question: those of whoever asks it, but for what it says itself.
@@ -129,6 +162,7 @@ impl Authority {
             source: ask.source.unwrap_or(own.source),
             time: ask.time.unwrap_or(own.time),
             workload: if is_own { own.workload } else { None },
+            approvals: 0,
         })
     }
 
@@ -171,7 +205,17 @@ fn decided(event: &Event) -> Option<(&UserName, Question, &Decision, bool)> {
             decision,
             ..
         } => {
-            let question = Question::Request(wanted(request)?);
+            let question = Question::Request(request.wanted()?);
+            Some((&by.requester, question, decision, true))
+        }
+        Event::ApprovalGiven {
+            requester,
+            request,
+            decision,
+            by,
+            ..
+        } => {
+            let question = Question::Approval(requester.clone(), request.wanted()?);
             Some((&by.requester, question, decision, true))
         }
         Event::RequestRefused {
@@ -181,9 +225,12 @@ fn decided(event: &Event) -> Option<(&UserName, Question, &Decision, bool)> {
             refused,
         } => {
             // Policy may have permitted what was then refused for something else, such as a lock.
-            let allowed = refused.code != "denied";
+            let allowed = !refused.is_by_policy();
             let question = match (request, &decision.action) {
-                (Some(asked), _) => Question::Request(wanted(asked)?),
+                (Some(asked), _) => match &decision.approves {
+                    Some(requester) => Question::Approval(requester.clone(), asked.wanted()?),
+                    None => Question::Request(asked.wanted()?),
+                },
                 (None, action) => Question::Admin(admin_action(action.as_ref()?).ok()?),
             };
             Some((&by.requester, question, decision, allowed))
@@ -194,15 +241,6 @@ fn decided(event: &Event) -> Option<(&UserName, Question, &Decision, bool)> {
         }
         _ => None,
     }
-}
-
-fn wanted(asked: &Asked) -> Option<Wanted> {
-    Some(Wanted {
-        role: asked.role.clone(),
-        purpose: asked.purpose.clone(),
-        reason: asked.reason.clone(),
-        ttl: Some(Ttl::from_secs(asked.ttl).ok()?),
-    })
 }
 
 fn admin_action(name: &str) -> Result<AdminAction, Refusal> {
@@ -223,34 +261,59 @@ fn explain(
     question: &Question,
     circumstances: Circumstances,
 ) -> Explanation {
+    let engine = &policy.engine;
     let explained = match question {
-        Question::Request(wanted) => match policy.bounded(wanted) {
-            Ok((role, ttl)) => policy.engine.explain_request(&Ask {
+        Question::Request(wanted) => policy.bounded(wanted).map(|(role, ttl)| {
+            let ask = Ask {
                 requester,
                 role,
                 purpose: &wanted.purpose,
                 reason: wanted.reason.as_ref(),
                 ttl,
                 circumstances: &circumstances,
-            }),
-            Err(bound) => {
-                return Explanation {
-                    allowed: false,
-                    refusal: Some(bound.detail),
-                    policy_set: policy.digest.clone(),
-                    circumstances,
-                    policies: Vec::new(),
-                    logged: None,
-                };
-            }
-        },
-        Question::Admin(action) => policy
-            .engine
-            .explain_admin(requester, *action, &circumstances),
+            };
+            let explained = engine.explain_request(&ask);
+            let allowed = explained.verdict.allowed;
+            let needs = (!allowed).then(|| engine.approvals_needed(&ask)).flatten();
+            (explained, needs)
+        }),
+        Question::Approval(for_whom, wanted) => policy.bounded(wanted).map(|(role, ttl)| {
+            let explained = engine.explain_approval(&Approval {
+                approver: requester,
+                requester: for_whom,
+                role,
+                purpose: &wanted.purpose,
+                reason: wanted.reason.as_ref(),
+                ttl,
+                circumstances: &circumstances,
+            });
+            (explained, None)
+        }),
+        Question::Admin(action) => {
+            let explained = engine.explain_admin(requester, *action, &circumstances);
+            Ok((explained, None))
+        }
+    };
+    let (explained, needs) = match explained {
+        Ok(explained) => explained,
+        Err(bound) => {
+            return Explanation {
+                allowed: false,
+                refusal: Some(bound.detail),
+                policy_set: policy.digest.clone(),
+                circumstances,
+                policies: Vec::new(),
+                logged: None,
+            };
+        }
     };
     let refusal = (!explained.verdict.allowed).then(|| {
         let none = || "no policy permits it".to_owned();
-        Refusal::denied(&explained.verdict, none).to_string()
+        let refusal = Refusal::denied(&explained.verdict, none).to_string();
+        match needs {
+            Some(needs) => format!("it needs {}: {refusal}", approvals(needs)),
+            None => refusal,
+        }
     });
     Explanation {
         allowed: explained.verdict.allowed,

@@ -8,6 +8,7 @@ use ssh_key::SshSig;
 use ssh_key::public::KeyData;
 
 use super::{Authority, Refusal, decision, now, recorded, spent};
+use crate::access::Waits;
 use crate::audit::{Asked, Decision, Event, Place, Slot};
 use crate::certificate::{
     ClientGrant, CsrSubject, SshUserGrant, SubjectError, Validity, check_ssh_key, parse_public_key,
@@ -15,9 +16,9 @@ use crate::certificate::{
 use crate::identity::{self, POSSESSION_NAMESPACE, Requester, SignedRequest, possession_message};
 use crate::keys::random_bytes;
 use crate::model::{
-    Access, CertificateAnswer, DatabaseAccess, DatabaseUser, LockTarget, PrincipalName, Purpose,
-    Receipt, Role, Serial, SourceAddress, SshAccess, SshCertificateRequest, Timestamp, Ttl,
-    X509CertificateRequest,
+    Access, CertificateAnswer, Circumstances, DatabaseAccess, DatabaseUser, LockTarget,
+    PrincipalName, Purpose, Receipt, Role, Serial, SourceAddress, SshAccess, SshCertificateRequest,
+    Timestamp, Ttl, X509CertificateRequest,
 };
 use crate::policy::{Ask, OutOfBounds, PolicySet, Wanted};
 
@@ -30,8 +31,18 @@ struct Granted<'a> {
     decision: Decision,
 }
 
+impl Granted<'_> {
+    /// On how many approvals it was decided.
+    fn approvals(&self) -> u32 {
+        let circumstances = self.decision.circumstances.as_ref();
+        circumstances.map_or(0, |circumstances| circumstances.approvals)
+    }
+}
+
 /// A request that is refused, with what of it the log should have.
 pub(super) struct Declined {
+    /// How many approvals it needs in all, when it waits for them.
+    needs: Option<u32>,
     asked: Option<Asked>,
     decision: Option<Decision>,
     refusal: Refusal,
@@ -44,6 +55,7 @@ impl Declined {
         refusal: Refusal,
     ) -> Box<Self> {
         Box::new(Self {
+            needs: None,
             asked,
             decision,
             refusal,
@@ -121,10 +133,23 @@ impl Authority {
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
         let reserved = self.accepted(requester, now, |directory, _| {
+            let name = &requester.actor.requester;
             directory.check_unlocked(|| {
                 let role = LockTarget::Role(granted.role.name.clone());
-                [role, LockTarget::User(requester.actor.requester.clone())]
+                [role, LockTarget::User(name.clone())]
             })?;
+            let decided_on = granted.approvals();
+            if decided_on > 0 {
+                let count = directory.approvals(name, &granted.asked, now).count();
+                if count < decided_on as usize {
+                    return Err(Refusal::Denied {
+                        code: "approval-ended",
+                        detail:
+                            "an approval that counted a moment ago does not any more: ask again"
+                                .to_owned(),
+                    });
+                }
+            }
             Ok::<_, Refusal>(self.log.reserve(now)?)
         });
         match reserved {
@@ -227,22 +252,38 @@ impl Authority {
             Declined::new(ttl.map(asked), None, bound.into())
         })?;
         let asked = asked(ttl);
-        let circumstances = self.circumstances(requester, now);
-        let verdict = policy.engine.decide_request(&Ask {
-            requester: &requester.actor.requester,
+        let name = &requester.actor.requester;
+        let circumstances = Circumstances {
+            approvals: self.approvals(name, &asked, now),
+            ..self.circumstances(requester, now)
+        };
+        let ask = Ask {
+            requester: name,
             role,
             purpose: &wanted.purpose,
             reason: wanted.reason.as_ref(),
             ttl,
             circumstances: &circumstances,
-        });
+        };
+        let verdict = policy.engine.decide_request(&ask);
+        if !verdict.allowed
+            && let Some(needs) = policy.engine.approvals_needed(&ask)
+        {
+            let refusal = Refusal::needs_approval(&asked, needs, circumstances.approvals);
+            return Err(Box::new(Declined {
+                needs: Some(needs),
+                asked: Some(asked),
+                decision: Some(decision(policy, &verdict, circumstances)),
+                refusal,
+            }));
+        }
         let decision = decision(policy, &verdict, circumstances);
         if !verdict.allowed {
             let refusal = Refusal::denied(&verdict, || {
                 format!(
                     "no policy permits {} role {} for purpose {}: `hallpass role list` shows what \
                      you may ask for",
-                    requester.actor.requester, wanted.role, wanted.purpose
+                    name, wanted.role, wanted.purpose
                 )
             });
             return Err(Declined::new(Some(asked), Some(decision), refusal));
@@ -384,6 +425,7 @@ impl Authority {
         good_for: Vec<String>,
     ) -> Result<CertificateAnswer, Refusal> {
         let (serial, validity) = (record.serial, (record.valid_after, record.valid_before));
+        let waited = (granted.approvals() > 0).then(|| granted.asked.clone());
         let event = Event::CertificateIssued {
             by: requester.actor.clone(),
             request: granted.asked,
@@ -391,6 +433,10 @@ impl Authority {
             certificate: record,
         };
         let place = slot.commit(event, Some(spent(requester))).await?;
+        if let Some(asked) = waited {
+            let name = &requester.actor.requester;
+            self.waiting.done(name, &asked, now());
+        }
         self.answer(&place, serial, certificate, validity, good_for)
     }
 
@@ -427,12 +473,31 @@ impl Authority {
         now: Timestamp,
     ) -> Refusal {
         let Declined {
+            needs,
             asked,
             decision,
             refusal,
         } = *declined;
-        self.refuse(requester, request, asked, decision, refusal, now)
-            .await
+        let (Some(needs), Some(asked)) = (needs, asked.clone()) else {
+            return self
+                .refuse(requester, request, asked, decision, refusal, now)
+                .await;
+        };
+        let waits = Waits {
+            requester: requester.actor.requester.clone(),
+            request: asked.clone(),
+            needs,
+            since: now,
+        };
+        let asked = Some(asked);
+        let logged = self.log_refusal(requester, request, asked, decision, &refusal, now);
+        match logged.await {
+            Ok(entry) => {
+                self.waiting.add(entry, waits);
+                refusal.and_waits(entry)
+            }
+            Err(error) => error,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! An [`Authority`] is handed signed requests, never somebody's conclusion about who asked. Each
 //! use case identifies the requester, decides, signs, logs, and only then lets anything out.
 
+mod approvals;
 mod archiving;
 mod backup;
 mod enrolment;
@@ -52,6 +53,7 @@ use std::time::SystemTime;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::access::Waiting;
 use crate::audit::{
     Actor, Checkpoint, Decision, Event, Log, Reader, RecordedCertificate, Refused, Slot, Spent,
     With,
@@ -61,7 +63,7 @@ use crate::identity::{
     Requester, SignedRequest, Unidentified, Workloads,
 };
 use crate::keys::KeyStore;
-use crate::model::{Circumstances, SignedTrust, Timestamp, TrustBundle};
+use crate::model::{Circumstances, EntryIndex, SignedTrust, Timestamp, TrustBundle};
 use crate::policy::{AdminAction, PolicySet, Verdict};
 use crate::witness::Witnesses;
 use in_force::Keys;
@@ -84,6 +86,8 @@ pub struct Authority {
     providers: Vec<Provider>,
     /// Those who are about to.
     logins: Logins,
+    /// Requests that wait for approval.
+    waiting: Waiting,
     sessions: SessionSettings,
     /// Which workloads are let in.
     workloads: Workloads,
@@ -456,6 +460,23 @@ impl Authority {
         if !refusal.is_logged() {
             return refusal;
         }
+        let logged = self.log_refusal(requester, request, asked, decision, &refusal, now);
+        match logged.await {
+            Ok(_) => refusal,
+            Err(error) => error,
+        }
+    }
+
+    /// Logs a refusal, with the request's nonce, and gives its entry.
+    async fn log_refusal(
+        &self,
+        requester: &Requester,
+        request: &SignedRequest,
+        asked: Option<crate::audit::Asked>,
+        decision: Option<Decision>,
+        refusal: &Refusal,
+        now: Timestamp,
+    ) -> Result<EntryIndex, Refusal> {
         let event = Event::RequestRefused {
             by: requester.actor.clone(),
             request: asked,
@@ -466,14 +487,9 @@ impl Authority {
             },
             decision,
         };
-        let slot = match self.log.reserve(now) {
-            Ok(slot) => slot,
-            Err(error) => return error.into(),
-        };
-        match slot.commit(event, Some(spent(requester))).await {
-            Ok(_) => refusal,
-            Err(error) => error.into(),
-        }
+        let slot = self.log.reserve(now)?;
+        let place = slot.commit(event, Some(spent(requester))).await?;
+        Ok(place.index)
     }
 
     /// Keeps what a request has spent that only reads.
@@ -504,6 +520,7 @@ fn decision(policy: &PolicySet, verdict: &Verdict, circumstances: Circumstances)
         policies: verdict.policies.clone(),
         policy_set: policy.digest.clone(),
         action: None,
+        approves: None,
         circumstances: Some(circumstances),
     }
 }

@@ -9,6 +9,7 @@ use super::policies::{Heard, Policies, check_proven, log_policy};
 use super::throttle::Throttle;
 use super::{Authority, PolicySettings, SessionSettings, now};
 
+use crate::access::Waiting;
 use crate::audit::{
     Entry, Event, Log, LogError, NoteSigner, Opened, Reader, StoreError, VerifierKey,
 };
@@ -126,6 +127,7 @@ impl Authority {
             attestation_roots: AttestationRoots::default(),
             providers: Vec::new(),
             logins: Logins::default(),
+            waiting: Waiting::default(),
             sessions: SessionSettings::default(),
             workloads: Workloads::default(),
             directory: shared,

@@ -170,10 +170,18 @@ fn summary(
         .purposes
         .iter()
         .filter_map(|purpose| {
-            let max_ttl = longest(policy, role, purpose, requester, circumstances)?;
-            Some(PurposeSummary {
-                name: purpose.clone(),
-                max_ttl,
+            // As few approvals as it takes.
+            (0..=2).find_map(|approvals| {
+                let circumstances = Circumstances {
+                    approvals,
+                    ..circumstances.clone()
+                };
+                let max_ttl = longest(policy, role, purpose, requester, &circumstances)?;
+                Some(PurposeSummary {
+                    name: purpose.clone(),
+                    max_ttl,
+                    approvals,
+                })
             })
         })
         .collect();

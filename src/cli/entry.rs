@@ -43,6 +43,13 @@ fn detail(event: &Value) -> String {
     if let Some(names) = event["names"].as_array() {
         return names.iter().map(text).collect::<Vec<_>>().join(", ");
     }
+    if event["kind"] == "approval-given" {
+        return format!(
+            "{} for {}",
+            text(&event["entry"]),
+            text(&event["requester"])
+        );
+    }
     let reason = text(&event["request"]["reason"]);
     if !reason.is_empty() {
         return reason;

@@ -1,5 +1,6 @@
 //! The command line: reads arguments, calls the rest, prints, and nothing else.
 
+mod approval;
 mod ask;
 mod audit;
 mod backup;
@@ -82,6 +83,8 @@ enum Command {
     #[command(subcommand)]
     Role(role::Command),
     Request(request::Args),
+    #[command(subcommand)]
+    Approval(approval::Command),
     Ssh(ssh::Args),
     Psql(psql::Args),
     Inspect(inspect::Args),
@@ -180,6 +183,7 @@ pub fn run() -> ExitCode {
         Command::Whoami(args) => whoami::run(args),
         Command::Role(command) => role::run(command),
         Command::Request(args) => request::run(args),
+        Command::Approval(command) => approval::run(command),
         Command::Ssh(args) => ssh::run(args),
         Command::Psql(args) => psql::run(args),
         Command::Inspect(args) => inspect::run(args),

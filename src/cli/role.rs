@@ -50,9 +50,14 @@ fn section(role: &RoleSummary) -> String {
     }
     facts.add_all(
         "  purposes",
-        role.purposes
-            .iter()
-            .map(|one| format!("{} (at most {})", one.name, one.max_ttl)),
+        role.purposes.iter().map(|one| {
+            let needs = match one.approvals {
+                0 => String::new(),
+                1 => ", needs approval".to_owned(),
+                approvals => format!(", needs {approvals} approvals"),
+            };
+            format!("{} (at most {}{needs})", one.name, one.max_ttl)
+        }),
     );
     facts.add("  without --ttl", role.default_ttl);
     facts.add("  reason", &role.reason);

@@ -1,6 +1,7 @@
 //! The JSON API over TLS. It takes requests apart, hands them to the authority as they are, and
 //! puts the answers together; it decides nothing.
 
+mod approvals;
 mod guests;
 mod hosts;
 mod keys;

@@ -14,6 +14,7 @@ use utoipa::{IntoParams, OpenApi as _};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::approvals;
 use super::hosts;
 use super::keys;
 use super::locks;
@@ -92,6 +93,7 @@ fn api() -> OpenApiRouter<Arc<Authority>> {
         .routes(routes!(entries))
         .routes(routes!(entry))
         .routes(routes!(entry_of_serial))
+        .merge(approvals::api())
         .merge(hosts::api())
         .merge(keys::api())
         .merge(locks::api())
@@ -427,6 +429,6 @@ mod tests {
         ] {
             assert!(paths.contains_key(path), "{path}");
         }
-        assert_eq!(paths.len(), 57);
+        assert_eq!(paths.len(), 59);
     }
 }

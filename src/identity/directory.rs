@@ -2,11 +2,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ssh_key::PublicKey;
 
-use super::{Hosts, Key, MAX_SKEW, Session, Sessions, Unidentified, key_fingerprint};
-use crate::audit::{Entry, Event};
+use super::{
+    Approvals, Approved, Hosts, Key, MAX_SKEW, Session, Sessions, Unidentified, key_fingerprint,
+};
+use crate::audit::{Asked, Entry, Event};
 use crate::model::{
-    Account, Attestation, EntryIndex, GroupName, LockSummary, LockTarget, SecondFactor, Timestamp,
-    UserName, UserSummary,
+    Account, Attestation, EntryIndex, GroupName, LONGEST_APPROVAL, LockSummary, LockTarget,
+    SecondFactor, Timestamp, UserName, UserSummary,
 };
 
 /// Who is enrolled, who has signed in and which hosts have joined, rebuilt from the audit log's
@@ -16,6 +18,9 @@ pub struct Directory {
     users: BTreeMap<UserName, User>,
     /// Which user a key is bound to. A key is bound to one at most.
     owners: HashMap<String, UserName>,
+    approvals: Approvals,
+    /// Whose approvals do not count while it is decided whether they stay.
+    leaving: Option<UserName>,
     /// Keys that nothing is taken from while it is decided whether they stay.
     suspended: HashSet<String>,
     /// Which user an account at a provider is.
@@ -48,6 +53,8 @@ pub struct User {
     pub accounts: Vec<Account>,
     /// When the user was enrolled.
     pub enrolled: Timestamp,
+    /// The entry that says so.
+    pub since: EntryIndex,
 }
 
 /// Whose requests are taken that a key signs, and by what right.
@@ -98,16 +105,17 @@ impl Directory {
                 // Nothing of an earlier user of that name.
                 self.forget(user);
                 self.removed.remove(user);
-                let new = User::new(user, groups, entry.time);
+                let new = User::new(user, groups, entry);
                 self.users.insert(user.clone(), new);
                 self.bind(user, public_key, attestation.as_ref(), entry.index);
             }
             Event::UserDisabled { user, .. } => {
                 self.set_enabled(user, false);
+                self.approvals.forget(user);
                 self.sessions.end_those(|session| session.user == *user);
             }
             Event::UserLinked { user, account, .. } => {
-                let new = || User::new(user, &[], entry.time);
+                let new = || User::new(user, &[], entry);
                 let linked = self.users.entry(user.clone()).or_insert_with(new);
                 linked.accounts.push(account.clone());
                 self.removed.remove(user);
@@ -118,17 +126,44 @@ impl Directory {
                 if let Some(user) = self.users.get_mut(user) {
                     user.accounts.retain(|own| own != account);
                 }
+                self.approvals.forget(user);
                 self.bar(account, user);
             }
             Event::SessionBegun(session) => self.sessions.begin(session, entry.time),
             Event::SessionTouched {
                 touched, mfa, by, ..
             } => self.sessions.touch(&by.fingerprint, touched, *mfa),
-            Event::SessionEnded { fingerprint, .. } => self.sessions.end(fingerprint),
+            Event::SessionEnded {
+                user,
+                fingerprint,
+                by,
+            } => {
+                self.sessions.end(fingerprint);
+                // Somebody else may have had the key; who signs out has approved what they have.
+                if by.requester != *user {
+                    self.forget_approvals_by(fingerprint);
+                }
+            }
+            Event::ApprovalGiven {
+                requester,
+                request,
+                expires,
+                by,
+                ..
+            } => {
+                let approved = Approved {
+                    request: request.clone(),
+                    by: by.requester.clone(),
+                    key: by.fingerprint.clone(),
+                    expires: (*expires).min(entry.time.plus(LONGEST_APPROVAL)),
+                };
+                self.approvals.give(requester, approved, entry.time);
+            }
             // Of what came after the backup nothing is known, an end of a session least of all; and what
             // a clock said that was ahead is worth nothing.
             Event::LogRestored { .. } | Event::ClockCorrected { .. } => {
                 self.sessions.end_those(|_| true);
+                self.approvals.forget_those(|_, _| true);
                 self.tokens_since = entry.time;
             }
             // What came before, sessions among it, may be in the file.
@@ -173,6 +208,7 @@ impl Directory {
                 user, fingerprint, ..
             } => {
                 self.owners.remove(fingerprint);
+                self.forget_approvals_by(fingerprint);
                 self.locks.remove(&LockTarget::Key(fingerprint.clone()));
                 if let Some(user) = self.users.get_mut(user) {
                     user.keys.remove(fingerprint);
@@ -260,6 +296,39 @@ impl Directory {
         &self.sessions
     }
 
+    /// Who has approved exactly that request so that it counts now: somebody else, who is enabled and
+    /// not locked.
+    pub fn approvals<'a>(
+        &'a self,
+        requester: &'a UserName,
+        request: &'a Asked,
+        now: Timestamp,
+    ) -> impl Iterator<Item = &'a UserName> {
+        let approvals = self.approvals.of(requester, request, now);
+        let counts = move |approved: &&Approved| {
+            let by = &approved.by;
+            by != requester
+                && self.users.get(by).is_some_and(|user| user.enabled)
+                && self.leaving.as_ref() != Some(by)
+                && !self.suspended.contains(&approved.key)
+                && self
+                    .check_unlocked(|| [LockTarget::User(by.clone())])
+                    .is_ok()
+        };
+        approvals.filter(counts).map(|approved| &approved.by)
+    }
+
+    /// Whether somebody who asked in an earlier entry is the same and may still ask.
+    pub fn still_asks(&self, requester: &UserName, asked: EntryIndex, now: Timestamp) -> bool {
+        match self.users.get(requester) {
+            Some(user) => user.enabled && user.since < asked,
+            None => self
+                .sessions
+                .living(now)
+                .any(|(_, session)| session.workload.is_some() && session.user == *requester),
+        }
+    }
+
     /// The user whom an account is linked to.
     pub fn linked(&self, account: &Account) -> Option<&User> {
         self.users.get(self.accounts.get(account)?)
@@ -296,9 +365,11 @@ impl Directory {
             Event::UserDisabled { user, .. } | Event::UserRemoved { user, .. } => {
                 let keys = self.users.get(user).map(|user| user.keys.keys());
                 self.suspended.extend(keys.into_iter().flatten().cloned());
+                self.leaving = Some(user.clone());
                 self.suspend_sessions(|session| session.user == *user);
             }
-            Event::UserUnlinked { account, .. } => {
+            Event::UserUnlinked { user, account, .. } => {
+                self.leaving = Some(user.clone());
                 self.suspend_sessions(|session| session.account == *account);
             }
             Event::KeyRemoved { fingerprint, .. }
@@ -324,7 +395,7 @@ impl Directory {
     /// It is decided: what was applied counts.
     pub fn resume(&mut self) {
         self.suspended.clear();
-        self.closing = None;
+        (self.closing, self.leaving) = (None, None);
     }
 
     /// All locks.
@@ -414,6 +485,7 @@ impl Directory {
                 return;
             };
             key.locked = Some(lock.clone());
+            self.forget_approvals_by(fingerprint);
         }
         self.locks.insert(lock.target.clone(), lock);
     }
@@ -421,6 +493,7 @@ impl Directory {
     /// Keeps nothing of a user, their keys and their sessions, but which accounts were theirs.
     fn forget(&mut self, user: &UserName) {
         self.owners.retain(|_, owner| owner != user);
+        self.approvals.forget(user);
         self.sessions.end_those(|session| session.user == *user);
         let Some(removed) = self.users.remove(user) else {
             return;
@@ -431,6 +504,12 @@ impl Directory {
         for account in &removed.accounts {
             self.bar(account, user);
         }
+    }
+
+    /// A key is somebody else's, or may be: what it approved counts no more.
+    fn forget_approvals_by(&mut self, fingerprint: &str) {
+        self.approvals
+            .forget_those(|_, approved| approved.key == fingerprint);
     }
 
     fn bar(&mut self, account: &Account, user: &UserName) {
@@ -473,14 +552,15 @@ impl Directory {
 }
 
 impl User {
-    fn new(name: &UserName, groups: &[GroupName], enrolled: Timestamp) -> Self {
+    fn new(name: &UserName, groups: &[GroupName], entry: &Entry) -> Self {
         Self {
             name: name.clone(),
             groups: groups.to_vec(),
             enabled: true,
             keys: BTreeMap::new(),
             accounts: Vec::new(),
-            enrolled,
+            enrolled: entry.time,
+            since: entry.index,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Who signed this request? Every request is signed by a key that is bound to a requester; there
 //! are no bearer tokens. docs/api.md specifies the signature.
 
+mod approvals;
 mod attestation;
 mod counters;
 mod directory;
@@ -15,6 +16,7 @@ mod sessions;
 mod signature;
 mod workload;
 
+pub use approvals::{Approvals, Approved};
 pub use attestation::{AttestationError, AttestationRoots, RootsError, attest};
 pub use counters::{Counted, Counters};
 pub use directory::{Accepted, Directory, EnrolmentError, Locked, User};
@@ -80,6 +82,7 @@ impl Requester {
             source: self.actor.source,
             time,
             workload: self.workload.clone(),
+            approvals: 0,
         }
     }
 }

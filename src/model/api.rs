@@ -503,6 +503,9 @@ pub struct PurposeSummary {
     /// The longest lifetime that role and policy grant for it.
     #[schema(value_type = String)]
     pub max_ttl: Ttl,
+    /// How many people have to approve it.
+    #[serde(default)]
+    pub approvals: u32,
 }
 
 /// The proof that an entry is in the log (RFC 6962, section 2.1.1).

@@ -30,6 +30,17 @@ pub struct Circumstances {
     /// What is known of a requester that is a workload; nothing for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<BTreeMap<String, String>>,
+    /// How many people have approved the request, as it counts for a request for a role.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub approvals: u32,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands over references"
+)]
+fn is_none(approvals: &u32) -> bool {
+    *approvals == 0
 }
 
 /// A second factor at the moment of a decision.

@@ -68,6 +68,9 @@ pub struct ExplainRequest {
     /// When.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<LocalTime>,
+    /// How many people have approved it; as many as have when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approvals: Option<u32>,
 }
 
 /// What policy says, and why.

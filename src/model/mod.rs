@@ -4,6 +4,7 @@
 //! is a legal one, so nothing further down asks again.
 
 mod api;
+mod approval;
 mod attestation;
 mod ca_key;
 mod circumstances;
@@ -29,6 +30,7 @@ pub use api::{
     PurposeSummary, RangeProof, Receipt, RevokedKey, RoleSummary, SignedTrust, Span,
     SshCertificateRequest, TrustBundle, UserKey, UserSummary, X509CertificateRequest,
 };
+pub use approval::{GivenApproval, LONGEST_APPROVAL, WaitingRequest};
 pub use attestation::Attestation;
 pub use ca_key::{KeyId, KeyKind, KeyState};
 pub use circumstances::{Circumstances, LocalTime, Mfa, SecondFactor};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::cedar::place;
-use super::{AdminAction, Judged, PolicyError, PolicySet, Wanted};
+use super::{APPROVE, AdminAction, Judged, PolicyError, PolicySet, Wanted};
 use crate::model::{
     Circumstances, GroupName, Invalid, LocalTime, Mfa, Purpose, Reason, RoleName, Ttl, UserName,
 };
@@ -30,6 +30,7 @@ pub struct Case {
 #[derive(Clone, Debug)]
 enum Question {
     Request(Wanted),
+    Approval { requester: UserName, wanted: Wanted },
     Admin(AdminAction),
 }
 
@@ -85,6 +86,9 @@ struct WrittenCase {
     method: Option<String>,
     source: Option<IpAddr>,
     time: Option<String>,
+    #[serde(default)]
+    approvals: u32,
+    requester: Option<String>,
     expect: String,
     by: Option<BTreeSet<String>>,
 }
@@ -118,14 +122,13 @@ impl Case {
     fn ask(&self, policy: &PolicySet) -> Judged {
         match &self.question {
             Question::Request(wanted) => policy.judge(&self.requester, wanted, &self.circumstances),
+            Question::Approval { requester, wanted } => {
+                policy.judge_approval(&self.requester, requester, wanted, &self.circumstances)
+            }
             Question::Admin(action) => {
                 let engine = &policy.engine;
                 let verdict = engine.decide_admin(&self.requester, *action, &self.circumstances);
-                Judged {
-                    allowed: verdict.allowed,
-                    policies: verdict.policies,
-                    bound: None,
-                }
+                verdict.into()
             }
         }
     }
@@ -188,29 +191,54 @@ impl WrittenCase {
             (None, Some(workload)) => (workload, true),
             _ => return Err(wrong("say who asks: user or workload")),
         };
+        let approves = self.action.as_deref() == Some(APPROVE);
+        if self.approvals > 0 && (approves || self.role.is_none()) {
+            return Err(wrong("approvals: they are for a role that is asked for"));
+        }
         let question = match (&self.role, &self.action) {
-            (Some(role), None) => {
+            (Some(role), action) if action.is_none() || approves => {
                 let purpose = self.purpose.as_ref();
                 let purpose = purpose.ok_or_else(|| wrong("a role is asked for with a purpose"))?;
                 let reason = self.reason.as_deref().map(str::parse::<Reason>);
                 let ttl = self.ttl.as_deref().map(str::parse::<Ttl>);
-                Question::Request(Wanted {
+                let wanted = Wanted {
                     role: role.parse::<RoleName>().map_err(illegal("role"))?,
                     purpose: purpose.parse::<Purpose>().map_err(illegal("purpose"))?,
                     reason: reason.transpose().map_err(illegal("reason"))?,
                     ttl: ttl.transpose().map_err(illegal("ttl"))?,
-                })
+                };
+                match &self.requester {
+                    Some(_) if !approves => {
+                        return Err(wrong("requester: it is whose request is approved"));
+                    }
+                    None if approves => {
+                        return Err(wrong("say whose request is approved: requester"));
+                    }
+                    Some(requester) => Question::Approval {
+                        requester: requester.parse().map_err(illegal("requester"))?,
+                        wanted,
+                    },
+                    None => Question::Request(wanted),
+                }
             }
             (None, Some(action)) => {
                 let mut actions = AdminAction::ALL.into_iter();
                 let known = actions.find(|known| known.as_str() == action);
                 Question::Admin(known.ok_or_else(|| {
                     let names = AdminAction::ALL.map(AdminAction::as_str).join(", ");
-                    wrong(&format!("action {action:?} is none: use one of {names}"))
+                    if approves {
+                        return wrong("say what is approved: role and purpose");
+                    }
+                    wrong(&format!(
+                        "action {action:?} is none: use one of {names}, {APPROVE}"
+                    ))
                 })?)
             }
             _ => return Err(wrong("say what is asked for: role or action")),
         };
+        if approves && is_workload {
+            return Err(wrong("workload: a job or a service approves nothing"));
+        }
         let (age, attested) = (self.mfa_age, self.mfa_attested);
         let mfa = match self.mfa.as_deref() {
             None if attested => return Err(wrong("mfa_attested: say also what mfa showed")),
@@ -253,6 +281,7 @@ impl WrittenCase {
                     .unwrap_or(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
                 time: time.parse::<LocalTime>().map_err(illegal("time"))?,
                 workload: is_workload.then(|| self.attributes.clone().unwrap_or_default()),
+                approvals: self.approvals,
             },
             permit,
             by: self.by,

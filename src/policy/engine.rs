@@ -19,6 +19,12 @@ use crate::model::{
     Access, Circumstances, Label, LocalTime, Mfa, Purpose, Reason, Role, Ttl, UserName,
 };
 
+/// The action in the schema by which somebody approves another's request.
+pub const APPROVE: &str = "approve";
+
+/// No more approvals are looked for when somebody is told what a request needs.
+const MOST_APPROVALS: u32 = 2;
+
 /// Cedar with the policies of one set.
 pub struct Engine {
     authorizer: Authorizer,
@@ -27,6 +33,7 @@ pub struct Engine {
     types: Types,
     authority: EntityUid,
     request: EntityUid,
+    approve: EntityUid,
     admin: [EntityUid; AdminAction::ALL.len()],
     /// By the names of everything that goes into it.
     asked: Prepared<String, Arc<Asked>>,
@@ -60,6 +67,25 @@ pub struct Ask<'a> {
     /// For how long.
     pub ttl: Ttl,
     /// How and when.
+    pub circumstances: &'a Circumstances,
+}
+
+/// A request within its role's bounds that somebody wants to approve.
+#[derive(Clone, Copy, Debug)]
+pub struct Approval<'a> {
+    /// Who approves.
+    pub approver: &'a UserName,
+    /// Who asks.
+    pub requester: &'a UserName,
+    /// For what.
+    pub role: &'a Role,
+    /// What for.
+    pub purpose: &'a Purpose,
+    /// Why, when that is said.
+    pub reason: Option<&'a Reason>,
+    /// For how long.
+    pub ttl: Ttl,
+    /// How and when it is approved.
     pub circumstances: &'a Circumstances,
 }
 
@@ -135,6 +161,7 @@ impl Engine {
                 EntityId::new("hallpass"),
             ),
             request: action("request"),
+            approve: action(APPROVE),
             admin: AdminAction::ALL.map(|admin| action(admin.as_str())),
             asked: Prepared::default(),
             slices: Prepared::default(),
@@ -154,6 +181,28 @@ impl Engine {
         self.decide(self.request_of(ask))
     }
 
+    /// Whether somebody may approve another's request.
+    pub fn decide_approval(&self, approval: &Approval<'_>) -> Verdict {
+        self.decide(self.approval_of(approval))
+    }
+
+    /// How many approvals a request needs that policy does not permit with those that it has; nothing
+    /// when more would not help, or none of as many as are looked for.
+    pub fn approvals_needed(&self, ask: &Ask<'_>) -> Option<u32> {
+        let more = (1..=MOST_APPROVALS).filter(|count| *count > ask.circumstances.approvals);
+        more.into_iter().find(|approvals| {
+            let circumstances = Circumstances {
+                approvals: *approvals,
+                ..ask.circumstances.clone()
+            };
+            let ask = Ask {
+                circumstances: &circumstances,
+                ..*ask
+            };
+            self.decide_request(&ask).allowed
+        })
+    }
+
     /// Whether a requester may administer Hallpass in this way.
     pub fn decide_admin(
         &self,
@@ -166,39 +215,37 @@ impl Engine {
 
     /// What Cedar is asked.
     pub(super) fn request_of(&self, ask: &Ask<'_>) -> Option<(Arc<Asked>, Request)> {
-        let key = key(
-            ask.requester,
-            ask.circumstances,
-            ["request", ask.role.name.as_str()],
-        );
-        let asked = self.asked.get(key, || {
-            let (resource, groups) = self.role(ask.role).ok_or(())?;
-            self.prepare(
-                ask.requester,
-                ask.circumstances,
-                self.request.clone(),
-                resource,
-                groups,
-            )
-            .ok_or(())
+        let asked = self.on_role(ask.requester, ask.circumstances, &self.request, ask.role)?;
+        let mut context = what(ask.purpose, ask.reason, ask.ttl);
+        let approvals = ask.circumstances.approvals.into();
+        context.push(("approvals", RestrictedExpression::new_long(approvals)));
+        request(asked, context, self.circumstances(ask.circumstances))
+    }
+
+    pub(super) fn approval_of(&self, approval: &Approval<'_>) -> Option<(Arc<Asked>, Request)> {
+        let (circumstances, role) = (approval.circumstances, approval.role);
+        let asked = self.on_role(approval.approver, circumstances, &self.approve, role)?;
+        let mut context = what(approval.purpose, approval.reason, approval.ttl);
+        let requester = approval.requester.to_string();
+        context.push(("requester", RestrictedExpression::new_string(requester)));
+        request(asked, context, self.circumstances(circumstances))
+    }
+
+    /// What is the same each time that somebody does that with a role.
+    fn on_role(
+        &self,
+        principal: &UserName,
+        circumstances: &Circumstances,
+        action: &EntityUid,
+        role: &Role,
+    ) -> Option<Arc<Asked>> {
+        let what = [action.id().unescaped(), role.name.as_str()];
+        let asked = self.asked.get(key(principal, circumstances, what), || {
+            let (resource, groups) = self.role(role).ok_or(())?;
+            self.prepare(principal, circumstances, action.clone(), resource, groups)
+                .ok_or(())
         });
-        let mut context = vec![
-            (
-                "purpose",
-                RestrictedExpression::new_string(ask.purpose.to_string()),
-            ),
-            (
-                "ttl",
-                RestrictedExpression::new_long(ask.ttl.as_secs() as i64),
-            ),
-        ];
-        if let Some(reason) = ask.reason {
-            context.push((
-                "reason",
-                RestrictedExpression::new_string(reason.to_string()),
-            ));
-        }
-        request(asked.ok()?, context, self.circumstances(ask.circumstances))
+        asked.ok()
     }
 
     pub(super) fn admin_request_of(
@@ -418,6 +465,26 @@ fn advice(slice: &PolicySet, deciding: &[&PolicyId]) -> Vec<String> {
         }
     }
     advice
+}
+
+/// What somebody asks for, beside the role.
+fn what(
+    purpose: &Purpose,
+    reason: Option<&Reason>,
+    ttl: Ttl,
+) -> Vec<(&'static str, RestrictedExpression)> {
+    let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+    let mut what = vec![
+        ("purpose", text(purpose.as_str())),
+        ("ttl", RestrictedExpression::new_long(ttl.as_secs() as i64)),
+    ];
+    what.extend(reason.map(|reason| {
+        (
+            "reason",
+            RestrictedExpression::new_string(reason.to_string()),
+        )
+    }));
+    what
 }
 
 fn request(

@@ -10,7 +10,7 @@ use cedar_policy::{
 use serde_json::{Value, json};
 
 use super::AdminAction;
-use super::engine::{Ask, Engine, Verdict};
+use super::engine::{Approval, Ask, Engine, Verdict};
 use super::prepared::Asked;
 use super::scope::Scope;
 use crate::model::{
@@ -30,6 +30,11 @@ impl Engine {
     /// Why a request is permitted or not.
     pub fn explain_request(&self, ask: &Ask<'_>) -> Explained {
         self.explain(self.request_of(ask))
+    }
+
+    /// Why somebody may approve another's request or not.
+    pub fn explain_approval(&self, approval: &Approval<'_>) -> Explained {
+        self.explain(self.approval_of(approval))
     }
 
     /// Why an administrative act is permitted or not.

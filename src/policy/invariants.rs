@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::cedar::{at, check_alone, place};
 use super::engine::schema;
-use super::{AdminAction, PolicyError};
+use super::{APPROVE, AdminAction, PolicyError};
 
 /// One of them.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct Invariant {
     pub says: String,
     /// What must hold, in Cedar.
     pub holds: String,
-    /// What it is about: `request`, or an act of administration.
+    /// What it is about: `request`, `approve`, or an act of administration.
     pub action: String,
     /// It as a policy, which permits exactly where it holds.
     pub(super) policy: Policy,
@@ -43,8 +43,11 @@ struct WrittenInvariant {
     action: String,
 }
 
+/// What an invariant is about that says nothing else.
+const REQUEST: &str = "request";
+
 fn request() -> String {
-    "request".to_owned()
+    REQUEST.to_owned()
 }
 
 impl Invariant {
@@ -69,9 +72,11 @@ impl Invariant {
                 errors.push(wrong(start, message));
             }
             let actions = AdminAction::ALL.map(AdminAction::as_str);
-            if written.action != "request" && !actions.contains(&written.action.as_str()) {
+            let on_roles = [REQUEST, APPROVE];
+            let known = on_roles.into_iter().chain(actions);
+            if !known.into_iter().any(|known| known == written.action) {
                 let message = format!(
-                    "action {:?} is none: use request or one of {}",
+                    "action {:?} is none: use request, approve or one of {}",
                     written.action,
                     actions.join(", ")
                 );

@@ -1,7 +1,7 @@
 use serde::Serialize;
 
 use super::bounds::check_bounds;
-use super::{Ask, OutOfBounds, PolicySet};
+use super::{Approval, Ask, OutOfBounds, PolicySet, Verdict};
 use crate::model::{Circumstances, Purpose, Reason, Role, RoleName, Ttl, UserName};
 
 /// A request, as it is put to a policy set.
@@ -28,6 +28,26 @@ pub struct Judged {
     pub bound: Option<String>,
 }
 
+impl From<Verdict> for Judged {
+    fn from(verdict: Verdict) -> Self {
+        Self {
+            allowed: verdict.allowed,
+            policies: verdict.policies,
+            bound: None,
+        }
+    }
+}
+
+impl From<OutOfBounds> for Judged {
+    fn from(bound: OutOfBounds) -> Self {
+        Self {
+            allowed: false,
+            policies: Vec::new(),
+            bound: Some(bound.detail),
+        }
+    }
+}
+
 impl PolicySet {
     /// What the set says to a request: its role's bounds first, then the policies.
     pub fn judge(
@@ -38,13 +58,7 @@ impl PolicySet {
     ) -> Judged {
         let (role, ttl) = match self.bounded(wanted) {
             Ok(bounded) => bounded,
-            Err(bound) => {
-                return Judged {
-                    allowed: false,
-                    policies: Vec::new(),
-                    bound: Some(bound.detail),
-                };
-            }
+            Err(bound) => return bound.into(),
         };
         let verdict = self.engine.decide_request(&Ask {
             requester,
@@ -54,11 +68,32 @@ impl PolicySet {
             ttl,
             circumstances,
         });
-        Judged {
-            allowed: verdict.allowed,
-            policies: verdict.policies,
-            bound: None,
-        }
+        verdict.into()
+    }
+
+    /// What the set says to somebody who wants to approve another's request: that one's role's bounds
+    /// first, then the policies.
+    pub fn judge_approval(
+        &self,
+        approver: &UserName,
+        requester: &UserName,
+        wanted: &Wanted,
+        circumstances: &Circumstances,
+    ) -> Judged {
+        let (role, ttl) = match self.bounded(wanted) {
+            Ok(bounded) => bounded,
+            Err(bound) => return bound.into(),
+        };
+        let verdict = self.engine.decide_approval(&Approval {
+            approver,
+            requester,
+            role,
+            purpose: &wanted.purpose,
+            reason: wanted.reason.as_ref(),
+            ttl,
+            circumstances,
+        });
+        verdict.into()
     }
 
     /// The role that a request is for, and the lifetime, when it is within the role's bounds.

@@ -20,7 +20,7 @@ mod zone;
 pub use action::AdminAction;
 pub use bounds::OutOfBounds;
 pub use cases::{Case, Failed, Tested};
-pub use engine::{Ask, Engine, Verdict};
+pub use engine::{APPROVE, Approval, Ask, Engine, Verdict};
 pub use explain::Explained;
 pub use invariants::Invariant;
 pub use judge::{Judged, Wanted};

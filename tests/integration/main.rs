@@ -6,6 +6,7 @@
     reason = "a test that panics says where"
 )]
 
+mod approvals;
 mod archive;
 mod backup;
 mod bad_input;

@@ -97,7 +97,7 @@ fn of_policies_that_do_not_check_nothing_is_loaded() {
     ca.home
         .edit_policy("access.cedar", "context.ttl > 1800", "context.tll > 1800");
     let refused = policy(&admin, "reload");
-    refused.fails_with(65, "access.cedar:78:44: ");
+    refused.fails_with(65, "access.cedar:91:44: ");
     assert!(
         refused.err.contains("the old ones stay in force"),
         "{refused:?}"

@@ -424,7 +424,7 @@ fn a_planted_hole_is_found_each_time() {
     let permit = |what: &str| {
         format!("@id(\"hole\")\npermit (principal, action, resource) when {{ {what} }};")
     };
-    let holes: [(&str, &str, &str, &str); 11] = [
+    let holes: [(&str, &str, &str, &str); 13] = [
         // An exception that is too wide.
         (
             "access.cedar",
@@ -495,6 +495,20 @@ fn a_planted_hole_is_found_each_time() {
             "max_ttl = \"9h\"",
             "nothing-outlives-a-shift",
         ),
+        // Less than no approval is none.
+        (
+            "access.cedar",
+            "context.approvals < 1",
+            "context.approvals < 0",
+            "no-vendor-without-approval",
+        ),
+        // Vendors among themselves.
+        (
+            "access.cedar",
+            "unless { principal in Group::\"vendors\" }",
+            "unless { principal in Group::\"vendors\" && context.ttl > 600 }",
+            "no-vendor-lets-a-vendor-in",
+        ),
         // A permit for everything, on one condition.
         (
             "administration.cedar",
@@ -544,7 +558,11 @@ fn as_case(example: &Value) -> String {
         text("source").split('/').next().unwrap(),
         text("time"),
     );
-    if text("action") == "request" {
+    if ["request", "approve"].contains(&text("action")) {
+        case += &match example["approvals"].as_u64() {
+            Some(approvals) => format!("approvals = {approvals}\n"),
+            None => "action = \"approve\"\nrequester = \"another\"\n".to_owned(),
+        };
         case += &format!(
             "role = {:?}\npurpose = {:?}\nttl = \"{}s\"\nreason = \"INC-1\"\n",
             text("role"),
@@ -684,7 +702,7 @@ fn a_table_of_cases_is_asked_and_untouched_policies_are_named() {
     let policies = Policies::starter();
     let table = fs::read_to_string(policies.path().join("cases.toml")).unwrap();
     let all = policies.test(&table, &["--all-touched"]).ok();
-    assert_eq!(all, "18 of 18 cases as expected\n");
+    assert_eq!(all, "21 of 21 cases as expected\n");
 
     // A policy that changed, and one that nobody tests.
     policies.edit(
@@ -710,7 +728,7 @@ fn a_table_of_cases_is_asked_and_untouched_policies_are_named() {
         some.out
     );
     assert!(
-        some.out.ends_with("16 of 18 cases as expected\n"),
+        some.out.ends_with("19 of 21 cases as expected\n"),
         "{}",
         some.out
     );

@@ -93,7 +93,7 @@ impl Scene {
     }
 }
 
-fn sign_in(person: &Person) {
+pub(crate) fn sign_in(person: &Person) {
     let mut login = Login::by_hand(person, &[]);
     let back = visit(&login.url()).unwrap().location.unwrap();
     visit(&back).unwrap();

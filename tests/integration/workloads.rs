@@ -18,13 +18,13 @@ const GITHUB: &str = "https://token.actions.githubusercontent.com";
 const AUDIENCE: &str = "https://ca.example.org:8443";
 
 /// Who signs tokens as a platform does. Nobody but the platform could be the real one.
-struct Platform {
+pub(crate) struct Platform {
     key: EcdsaKeyPair,
     count: AtomicU64,
 }
 
 impl Platform {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let random = SystemRandom::new();
         let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
         let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
@@ -44,14 +44,14 @@ impl Platform {
     }
 
     /// A home that believes it, with these tables.
-    fn home(&self, tables: &str) -> Home {
+    pub(crate) fn home(&self, tables: &str) -> Home {
         let home = home_with(tables);
         fs::write(home.path().join("platform.jwks"), self.jwks()).unwrap();
         home
     }
 
     /// A token of a job of GitHub's, with some claims changed.
-    fn github(&self, changed: &Value) -> String {
+    pub(crate) fn github(&self, changed: &Value) -> String {
         let mut claims = json!({
             "iss": GITHUB,
             "aud": AUDIENCE,
@@ -87,7 +87,7 @@ impl Platform {
 }
 
 /// The table of a job of GitHub's that deploys.
-fn deploy_web() -> String {
+pub(crate) fn deploy_web() -> String {
     table(
         "deploy-web",
         "github",
@@ -104,7 +104,7 @@ fn table(name: &str, platform: &str, more: &str) -> String {
 }
 
 /// `hallpass workload login` with that token in the environment, as GitLab gives it.
-fn login(job: &Person, token: &str) -> Ran {
+pub(crate) fn login(job: &Person, token: &str) -> Ran {
     let mut command = job.command();
     command
         .args(["workload", "login"])
@@ -123,7 +123,7 @@ fn newest_code(ca: &Ca) -> String {
 }
 
 /// A machine that is connected to the CA and has no key that lasts.
-fn runner(ca: &Ca) -> Person {
+pub(crate) fn runner(ca: &Ca) -> Person {
     let job = Person::stranger();
     job.connect(ca);
     job

@@ -244,6 +244,7 @@ fn class(kind: &str) -> (Class, Activity) {
         "session-begun" => (Class::Authentication, (1, None)),
         "session-touched" => (Class::Authentication, (99, Some("Second Factor"))),
         "session-ended" => (Class::Authentication, (2, None)),
+        "approval-given" => (Class::ApiActivity, (99, Some("Approve"))),
         "certificate-issued" | "host-certificate-issued" => (Class::ApiActivity, CREATE),
         "host-invited" | "host-joined" | "host-certificate-renewed" => {
             (Class::EntityManagement, CREATE)
@@ -313,6 +314,7 @@ fn message(kind: &str, event: &Value) -> String {
         ("key", text(&event["new"]["key"])),
         ("provider", text(&event["account"]["provider"])),
         ("by", text(&event["by"]["requester"])),
+        ("for", text(&event["requester"])),
         ("role", text(&event["request"]["role"])),
         ("purpose", text(&event["request"]["purpose"])),
         ("reason", text(&event["request"]["reason"])),

@@ -31,14 +31,22 @@ const APPLICATION_ID: i32 = 0x6861_6c6c;
 const SCHEMA_VERSION: i32 = 4;
 
 /// The kinds of entries that nothing but the log itself keeps, so that they leave the database once
-/// they are in a file. Of sessions, those of the last day are still read at a start.
+/// they are in a file. Of sessions and approvals, those of the last day are still read at a start.
 macro_rules! passing {
     () => {
         "('certificate-issued', 'request-refused', 'unauthenticated-refused', \
-          'session-begun', 'session-touched', 'session-ended')"
+          'session-begun', 'session-touched', 'session-ended', 'approval-given')"
     };
 }
 use passing;
+
+/// Those of them that matter for a day.
+macro_rules! of_a_day {
+    () => {
+        "('session-begun', 'session-touched', 'session-ended', 'approval-given')"
+    };
+}
+use of_a_day;
 
 const SCHEMA: &str = concat!(
     "
@@ -65,7 +73,9 @@ CREATE INDEX entries_state ON entries (kind)
     passing!(),
     ";
 -- Those that matter for a day.
-CREATE INDEX entries_sessions ON entries (time) WHERE kind IN ('session-begun', 'session-touched', 'session-ended');
+CREATE INDEX entries_of_a_day ON entries (time) WHERE kind IN ",
+    of_a_day!(),
+    ";
 -- The hashes that an entry adds to the tree: its own, then those of the subtrees it completes.
 CREATE TABLE tree (idx INTEGER PRIMARY KEY, hashes BLOB NOT NULL) STRICT;
 CREATE TRIGGER entries_stay BEFORE UPDATE ON entries

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::{
     APPLICATION_ID, Identity, SCHEMA, SCHEMA_VERSION, StoreError, StoredHashes, archives,
-    check_format, identity, parse, passing, stored_checkpoint, timestamp, unreadable,
+    check_format, identity, of_a_day, parse, passing, stored_checkpoint, timestamp, unreadable,
 };
 use crate::audit::archive::Archive;
 use crate::audit::checkpoint::{Checkpoint, VerifierKey};
@@ -256,25 +256,27 @@ impl Store {
         Ok(length)
     }
 
-    /// The entries that state is rebuilt from, in order; of sessions those that began or ended since
-    /// some time, as far as none of them is archived: some of those may be gone. Those that say who may do what are proven to be in the tree of `checkpoint`:
+    /// The entries that state is rebuilt from, in order; those that matter for a day since some time, as far
+    /// as none of them is archived: some of those may be gone. Those that say who may do what are proven
+    /// to be in the tree of `checkpoint`:
     /// whoever can write to the file must not be able to enrol themselves.
     pub(in crate::audit) fn state_entries(
         &self,
         checkpoint: Option<&Checkpoint>,
-        sessions_since: Timestamp,
+        since: Timestamp,
         mut each: impl FnMut(Entry),
     ) -> Result<(), StoreError> {
         let mut statement = self.connection.prepare(concat!(
             "SELECT idx, body FROM entries INDEXED BY entries_state WHERE kind NOT IN ",
             passing!(),
             " UNION ALL
-             SELECT idx, body FROM entries INDEXED BY entries_sessions
-             WHERE kind IN ('session-begun', 'session-touched', 'session-ended') AND time >= ?1
+             SELECT idx, body FROM entries INDEXED BY entries_of_a_day WHERE kind IN ",
+            of_a_day!(),
+            " AND time >= ?1
                  AND idx >= coalesce((SELECT next FROM archives ORDER BY first DESC LIMIT 1), 0)
              ORDER BY idx"
         ))?;
-        let mut rows = statement.query([sessions_since.as_millis() as i64])?;
+        let mut rows = statement.query([since.as_millis() as i64])?;
         let (mut proven, mut logged) = (Vec::new(), Vec::new());
         while let Some(row) = rows.next().map_err(|error| unreadable(&self.path, error))? {
             let (index, body): (i64, String) = (row.get(0)?, row.get(1)?);

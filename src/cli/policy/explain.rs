@@ -72,6 +72,9 @@ pub(in crate::cli) struct Args {
     /// When, in the CA's time zone: a weekday and a time, such as "sat 03:00"
     #[arg(long, value_name = "TIME")]
     time: Option<LocalTime>,
+    /// As if so many people had approved it, instead of as many as have
+    #[arg(long, value_name = "N")]
+    approvals: Option<u32>,
     #[command(flatten)]
     shown: Shown,
 }
@@ -105,6 +108,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         }),
         source: args.source,
         time: args.time,
+        approvals: args.approvals,
     };
     let explained: Explanation = args.shown.open()?.post("/v1/policy/explain", &ask)?;
     args.shown.print(&explained, text)?;
@@ -147,9 +151,13 @@ fn text(explained: &Explanation) -> String {
             if verified { "verified" } else { "touched" }
         ),
     };
+    let approved = match about.approvals {
+        0 => String::new(),
+        approvals => format!(", approved by {approvals}"),
+    };
     let _ = writeln!(
         text,
-        "Asked by a member of {} with {} ({}), {factor}, from {}, on {}.\nPolicy set {}\n",
+        "Asked by a member of {} with {} ({}), {factor}, from {}, on {}{approved}.\nPolicy set {}\n",
         if groups.is_empty() {
             "no group".to_owned()
         } else {

@@ -78,7 +78,7 @@ fn logged(entry: Entry) -> Option<Result<Logged, NotKept>> {
             request: Some(asked),
             decision: Some(decision),
             refused,
-        } => (by, asked, decision, refused.code != "denied"),
+        } if decision.approves.is_none() => (by, asked, decision, !refused.is_by_policy()),
         _ => return None,
     };
     let Some(circumstances) = decision.circumstances else {

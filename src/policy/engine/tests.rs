@@ -28,6 +28,7 @@ fn circumstances(groups: &[&str]) -> Circumstances {
             minute: 30,
         },
         workload: None,
+        approvals: 0,
     }
 }
 

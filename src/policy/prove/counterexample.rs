@@ -4,7 +4,7 @@ use std::fmt;
 use cedar_policy::{Entities, EvalResult, Request};
 use serde::Serialize;
 
-use super::super::Engine;
+use super::super::{APPROVE, Engine};
 use crate::model::{LocalTime, Ttl};
 
 /// A request that should not be permitted and is: as the prover found it, and as the authorizer
@@ -20,9 +20,9 @@ pub struct Counterexample {
     pub attributes: BTreeMap<String, String>,
     /// The requester's groups.
     pub groups: Vec<String>,
-    /// What is asked for: `request`, or an act of administration.
+    /// What is asked for: `request`, `approve`, or an act of administration.
     pub action: String,
-    /// The role, for a request.
+    /// The role, for a request or its approval.
     pub role: String,
     /// The purpose, for a request.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -33,6 +33,12 @@ pub struct Counterexample {
     /// The lifetime in seconds, for a request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u64>,
+    /// How many have approved it, for a request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approvals: Option<i64>,
+    /// Whose request is approved, when one is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approves: Option<String>,
     /// The second factor: `none`, `present` or `verified`.
     pub mfa: &'static str,
     /// Whether a trusted maker attests it.
@@ -58,7 +64,15 @@ pub struct Counterexample {
 
 impl Counterexample {
     /// The fields of the context that are not told where no policy speaks of them.
-    pub(super) const TOLD: [&str; 6] = ["reason", "mfa", "source", "time", "key_type", "method"];
+    pub(super) const TOLD: [&str; 7] = [
+        "reason",
+        "approvals",
+        "mfa",
+        "source",
+        "time",
+        "key_type",
+        "method",
+    ];
 
     pub(super) fn new(
         request: &Request,
@@ -118,6 +132,8 @@ impl Counterexample {
             purpose: text("purpose").unwrap_or_default(),
             reason: text("reason"),
             ttl: long(context.get("ttl").as_ref()).and_then(|ttl| u64::try_from(ttl).ok()),
+            approvals: long(context.get("approvals").as_ref()),
+            approves: text("requester"),
             mfa: match (is("present"), is("verified")) {
                 (false, _) => "none",
                 (true, false) => "present",
@@ -159,17 +175,22 @@ impl fmt::Display for Counterexample {
         for (name, value) in &self.attributes {
             write!(f, ", {name} {value:?}")?;
         }
-        if self.action == "request" {
-            write!(
-                f,
-                ", asks for role {} for purpose {}",
-                self.role, self.purpose
-            )?;
+        if ["request", APPROVE].contains(&self.action.as_str()) {
+            match &self.approves {
+                Some(requester) => write!(f, ", approves that {requester:?} gets role")?,
+                None => write!(f, ", asks for role")?,
+            }
+            write!(f, " {} for purpose {}", self.role, self.purpose)?;
             if let Some(ttl) = self.ttl.and_then(|ttl| Ttl::from_secs(ttl).ok()) {
                 write!(f, ", ttl {ttl}")?;
             }
             if let Some(reason) = self.reason.as_ref().filter(|_| does("reason")) {
                 write!(f, ", reason {reason:?}")?;
+            }
+            match self.approvals.filter(|_| does("approvals")) {
+                Some(0) => write!(f, ", approved by nobody")?,
+                Some(approvals) => write!(f, ", approved by {approvals}")?,
+                None => {}
             }
         } else {
             write!(f, ", wants to {}", self.action)?;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use cedar_policy::{Policy, PolicyId};
 
-use super::super::{Engine, Roles};
+use super::super::{APPROVE, Engine, Roles};
 use crate::model::{Access, GroupName, Label, ReasonRule, Role, Ttl};
 
 /// The facts for a set of roles, as policies. They hold for each role alone when `only` names one.
@@ -31,14 +31,19 @@ pub(super) fn facts(roles: &Roles, only: Option<&str>) -> Vec<Policy> {
          && context.time.hour >= 0 && context.time.hour <= 23
          && context.time.minute >= 0 && context.time.minute <= 59"
     );
+    // What is approved was asked for.
+    let on_roles = format!("[Action::\"request\", Action::{APPROVE:?}]");
+    let most = u32::MAX;
     let texts = [
         format!("forbid (principal, action, resource) unless {{ {circumstances} }};"),
         format!(
-            "forbid (principal, action == Action::\"request\", resource) unless {{
+            "forbid (principal, action in {on_roles}, resource) unless {{
                context.ttl >= 1 && context.ttl <= {longest} }};"
         ),
+        format!("forbid (principal, action in {on_roles}, resource) unless {{ {bounds} }};"),
         format!(
-            "forbid (principal, action == Action::\"request\", resource) unless {{ {bounds} }};"
+            "forbid (principal, action == Action::\"request\", resource) unless {{
+               context.approvals >= 0 && context.approvals <= {most} }};"
         ),
         "forbid (principal, action, resource is Authority) unless {
            resource == Authority::\"hallpass\" };"
@@ -145,7 +150,7 @@ mod tests {
                  max_ttl = \"1h\"\ndefault_ttl = \"1m\"\npurposes = [\"fix\"]\n",
                 hosts.join(", ")
             ));
-            prop_assert_eq!(facts(&roles.unwrap(), None).len(), 4);
+            prop_assert_eq!(facts(&roles.unwrap(), None).len(), 5);
         }
     }
 }

@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::process::Command;
 
 use super::engine::schema;
-use super::{Engine, Invariant, PolicySet};
+use super::{APPROVE, Engine, Invariant, PolicySet};
 pub use counterexample::Counterexample;
 use facts::{FACT, facts};
 
@@ -57,7 +57,7 @@ pub enum Outcome {
 /// A difference between two policy sets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// The role, or the act of administration.
+    /// The role, `approving` and the role, or the act of administration.
     pub about: String,
     /// Whether the new set permits what the old did not; the other way round otherwise.
     pub more: bool,
@@ -165,7 +165,7 @@ impl Prover {
         let mut differences = Vec::new();
         for env in self.envs() {
             let action = env.action().id().unescaped().to_owned();
-            let abouts = if action == "request" {
+            let abouts = if ["request", APPROVE].contains(&action.as_str()) {
                 names.iter().map(|name| Some(*name)).collect()
             } else {
                 vec![None]
@@ -180,7 +180,10 @@ impl Prover {
                     (true, &after, &before, &new.engine),
                     (false, &before, &after, &old.engine),
                 ] {
-                    let about = about.unwrap_or(&action).to_owned();
+                    let about = match about {
+                        Some(name) if action == APPROVE => format!("approving {name}"),
+                        about => about.unwrap_or(&action).to_owned(),
+                    };
                     let known = differences
                         .iter()
                         .any(|known: &Difference| known.about == about && known.more == more);

@@ -131,6 +131,7 @@ fn event(number: u64, serial: Serial) -> Event {
         policies: vec!["on-call-operates-servers".to_owned()],
         policy_set: "sha256:0".to_owned(),
         action: None,
+        approves: None,
         circumstances: None,
     };
     let request = Asked {

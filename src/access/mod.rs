@@ -1,0 +1,5 @@
+//! Requests that wait for somebody's approval.
+
+mod waiting;
+
+pub use waiting::{Waiting, Waits};
