@@ -2,6 +2,7 @@
 //! docs/login.md tells why in this order.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -62,8 +63,11 @@ impl Authority {
 
     /// Who can sign in here.
     pub fn login_ways(&self) -> LoginWays {
-        let names = self.providers.iter().map(Provider::name);
-        let providers = names.map(|name| ProviderSummary { name: name.clone() });
+        let providers = self.providers.iter();
+        let providers = providers.map(|provider| ProviderSummary {
+            name: provider.name().clone(),
+            redirect_port: provider.redirect_port(),
+        });
         LoginWays {
             providers: providers.collect(),
             workloads: !self.workloads.is_empty(),
@@ -120,7 +124,7 @@ impl Authority {
         id: &str,
         now: Timestamp,
     ) -> Result<LoginBegun, NotBegun> {
-        check_redirect(&redirect)?;
+        check_redirect(&redirect, provider.redirect_port())?;
         let (state, nonce, verifier) = (secret()?, secret()?, Zeroizing::new(secret()?));
         let url = provider.sign_in_url(&redirect, &state, &nonce, &verifier);
         let url = url.await?;
@@ -669,20 +673,22 @@ fn secret() -> Result<String, Refusal> {
 
 /// A redirect to the machine of whoever signs in, and to nowhere else: a code must not be sent to
 /// others.
-fn check_redirect(redirect: &str) -> Result<(), Refusal> {
+fn check_redirect(redirect: &str, only: Option<NonZeroU16>) -> Result<(), Refusal> {
     let port = redirect
         .strip_prefix("http://127.0.0.1:")
         .and_then(|rest| rest.strip_suffix("/callback"));
     let legal = port.is_some_and(|port| {
         let digits = port.bytes().all(|c| c.is_ascii_digit()) && !port.starts_with('0');
-        digits && port.parse::<u16>().is_ok()
+        let port = port.parse().ok().filter(|_| digits);
+        port.is_some_and(|port: NonZeroU16| only.is_none_or(|only| only == port))
     });
     if legal {
         return Ok(());
     }
-    Err(Refusal::illegal(
-        "redirect: use http://127.0.0.1:PORT/callback",
-    ))
+    let port = only.map_or_else(|| "PORT".to_owned(), |only| only.to_string());
+    Err(Refusal::illegal(format!(
+        "redirect: use http://127.0.0.1:{port}/callback"
+    )))
 }
 
 /// A word that a shell takes as it is; its text is visible ASCII.

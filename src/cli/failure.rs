@@ -108,7 +108,7 @@ impl From<LoginFailed> for Failure {
             LoginFailed::NoTouch | LoginFailed::NotFido2(_) | LoginFailed::Token(_) => {
                 Self::no_input(error)
             }
-            LoginFailed::NoCallback(_) => Self::unavailable(error),
+            LoginFailed::NoCallback { .. } => Self::unavailable(error),
             LoginFailed::Late | LoginFailed::Refused(_) => Self::refused(error),
         }
     }

@@ -82,6 +82,14 @@ impl Api {
         trust(&self.agent, &self.url)
     }
 
+    /// Who signs in there. Needs no signature.
+    ///
+    /// # Errors
+    /// When there is no good answer.
+    pub fn login_ways(&self) -> Result<LoginWays, ApiError> {
+        login_ways(&self.agent, &self.url)
+    }
+
     /// The same, signed by the keys of its log. Nobody has checked that.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use form_urlencoded::parse;
@@ -29,9 +30,10 @@ pub(super) struct Returned {
 }
 
 impl Callback {
-    /// On a free port that only this machine reaches.
-    pub(super) fn listen() -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    /// On a port that only this machine reaches: that one, or a free one.
+    pub(super) fn listen(port: Option<NonZeroU16>) -> io::Result<Self> {
+        let port = port.map_or(0, NonZeroU16::get);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         Ok(Self { listener, port })
@@ -185,7 +187,7 @@ mod tests {
 
     #[test]
     fn others_who_come_change_nothing() {
-        let callback = Callback::listen().unwrap();
+        let callback = Callback::listen(None).unwrap();
         let ask = |request: &'static str| {
             let address = ("127.0.0.1", callback.port);
             let mut browser = TcpStream::connect(address).unwrap();

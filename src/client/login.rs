@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -203,7 +204,14 @@ fn in_browser(
     provider: Option<ProviderName>,
     tell: &impl Fn(Prompt<'_>),
 ) -> Result<SessionSummary, LoginFailed> {
-    let callback = Callback::listen().map_err(LoginFailed::NoCallback)?;
+    let ways = api.login_ways()?.providers;
+    let chosen = match (&provider, &ways[..]) {
+        (None, [only]) => Some(only),
+        (name, all) => all.iter().find(|one| Some(&one.name) == name.as_ref()),
+    };
+    let port = chosen.and_then(|provider| provider.redirect_port);
+    let callback =
+        Callback::listen(port).map_err(|source| LoginFailed::NoCallback { port, source })?;
     let begin = LoginBegin {
         provider,
         redirect: Some(callback.address()),
@@ -222,7 +230,7 @@ fn in_browser(
     let patience = begun.expires.as_secs().saturating_sub(now().as_secs());
     let until = Instant::now() + Duration::from_secs(patience);
     let returned = callback.wait(state, until);
-    let returned = returned.map_err(LoginFailed::NoCallback)?;
+    let returned = returned.map_err(|source| LoginFailed::NoCallback { port, source })?;
     let returned = returned.ok_or(LoginFailed::Late)?;
     let session = finish_in_browser(api, begun.login, &returned);
     match &session {
@@ -366,10 +374,16 @@ pub enum LoginFailed {
     Ssh(#[from] ssh_key::Error),
     /// The browser could not come back.
     #[error(
-        "no port on this machine can be listened on: {0}; sign in on another device with `hallpass \
-         login --device`"
+        "{} on this machine can't be listened on: {source}; sign in on another device with \
+         `hallpass login --device`",
+        .port.map_or_else(|| "no port".to_owned(), |port| format!("port {port}"))
     )]
-    NoCallback(io::Error),
+    NoCallback {
+        /// The only one that would do, if there is such.
+        port: Option<NonZeroU16>,
+        /// Why not.
+        source: io::Error,
+    },
     /// Nobody signed in.
     #[error("nobody signed in in time: begin again with `hallpass login`")]
     Late,

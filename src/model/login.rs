@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,10 @@ pub struct ProviderSummary {
     /// What it is called.
     #[schema(value_type = String)]
     pub name: ProviderName,
+    /// The port of the redirect, when it must be that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u16>)]
+    pub redirect_port: Option<NonZeroU16>,
 }
 
 /// Who signs in here.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Browser, CLIENT_SECRET, Ca, Home, Login, OtherCa, PATIENTS, Person, Postgres, Provider, Ran,
-    Sshd, clinic, home_with, is_refused, parameter, seconds_between, serve_fails,
+    Scene, Sshd, clinic, free_port, home_with, is_refused, parameter, seconds_between, serve_fails,
     session_fingerprint, sign_in, visit, wait_until,
 };
 
@@ -70,6 +70,48 @@ fn bob_gets_in(ca: &Ca, bob: &Person, sshd: &Sshd, postgres: &Postgres) {
         assert_eq!(told["method"], "clinic");
         assert_eq!(told["groups"], json!(["on-call"]));
         assert_eq!(told["key_type"], "ssh-ed25519");
+    }
+}
+
+#[test]
+fn the_browser_comes_back_to_the_port_that_the_provider_was_told() {
+    let port = free_port();
+    let scene = Scene::with(&format!("redirect_port = {port}"));
+    let told = format!("http%3A%2F%2F127.0.0.1%3A{port}%2Fcallback");
+    let mut first = Login::by_hand(&scene.bob, &[]);
+    let url = first.url();
+    assert_eq!(parameter(&url, "redirect_uri"), told);
+    // Somebody else signs in at the same time.
+    let second = Login::by_hand(&scene.bob, &[]).ends();
+    second.fails_with(
+        69,
+        &format!("port {port} on this machine can't be listened on"),
+    );
+    let back = visit(&url).unwrap().location.unwrap();
+    visit(&back).unwrap();
+    first.ends().ok();
+    // No other port will do.
+    let other = json!({"redirect": "http://127.0.0.1:1/callback"});
+    let stranger = Person::stranger();
+    let ask = stranger.asks(&scene.ca, "POST", "/v1/login").json(&other);
+    let (status, _, detail) = ask.send().problem();
+    assert!(
+        status == 400 && detail.contains(&port.to_string()),
+        "{detail}"
+    );
+}
+
+#[test]
+fn what_entra_id_says_of_a_second_factor_counts_where_it_is_asked_for() {
+    let scene = Scene::with("mfa_acr = [\"c1\"]");
+    for (claims, counts) in [
+        (json!({"acrs": ["c1", "c2"]}), true),
+        (json!({"acr": "c1"}), true),
+        (json!({"acrs": ["c2"], "acr": "c2"}), false),
+    ] {
+        scene.takes(&json!({ "claims": claims }));
+        let begun = scene.ca.home.newest("session-begun");
+        assert_eq!(!begun["mfa"].is_null(), counts, "{claims}: {begun}");
     }
 }
 

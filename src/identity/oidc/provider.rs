@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub struct Provider {
     groups_claim: Option<String>,
     mfa_amr: Vec<String>,
     mfa_acr: Vec<String>,
+    redirect_port: Option<NonZeroU16>,
     max_age: Option<Duration>,
     group_names: BTreeMap<String, GroupName>,
 }
@@ -111,6 +113,7 @@ impl Provider {
                 .or_else(|| preset.groups_claim().map(str::to_owned)),
             mfa_amr: settings.mfa_amr.unwrap_or_else(|| owned(preset.mfa_amr())),
             mfa_acr: settings.mfa_acr.unwrap_or_default(),
+            redirect_port: settings.redirect_port,
             max_age: settings.max_age.map(HostTtl::duration),
             group_names: settings.group_names,
             name,
@@ -123,6 +126,11 @@ impl Provider {
     /// What it is called.
     pub fn name(&self) -> &ProviderName {
         &self.name
+    }
+
+    /// The port that the browser comes back to, when it is always the same.
+    pub fn redirect_port(&self) -> Option<NonZeroU16> {
+        self.redirect_port
     }
 
     /// The page where somebody signs in, who is sent to `redirect` afterwards. Only whoever knows
@@ -364,7 +372,8 @@ impl Provider {
             let told = claims.texts(claim);
             told.iter().any(|told| wanted.iter().any(|one| one == told))
         };
-        let shown = among("amr", &self.mfa_amr) || among("acr", &self.mfa_acr);
+        let mut shown = among("amr", &self.mfa_amr);
+        shown |= among("acr", &self.mfa_acr) || among("acrs", &self.mfa_acr);
         shown.then(|| SecondFactor {
             verified: true,
             attested: false,

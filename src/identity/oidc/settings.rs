@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -32,8 +33,11 @@ pub struct ProviderSettings {
     pub groups_claim: Option<String>,
     /// Values of `amr` (RFC 8176) that say that a second factor was shown.
     pub mfa_amr: Option<Vec<String>>,
-    /// Values of `acr` that say so.
+    /// Values of `acr`, or of Entra ID's `acrs`, that say so.
     pub mfa_acr: Option<Vec<String>>,
+    /// The port that the browser comes back to, for a provider that takes no other than it was told; a free
+    /// one when left out.
+    pub redirect_port: Option<NonZeroU16>,
     /// How long ago somebody may have signed in there, at most.
     pub max_age: Option<HostTtl>,
     /// What its groups are called here. When there are any, only these count.
