@@ -8,23 +8,19 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ssh_key::PublicKey;
 use zeroize::Zeroizing;
 
 use super::enrolment::line;
-use super::fleet::hash;
-use super::{Authority, Refusal, SessionSettings, now, request_line};
-use crate::audit::{self, Event, NewSession, Refused, SpentToken, With};
-use crate::certificate::check_ssh_key;
+use super::newcomers::NotBegun;
+use super::{Authority, Refusal, SessionSettings, now};
+use crate::audit::{Event, NewSession, With};
 use crate::identity::{
-    self, Begun, LoginError, Logins, NewcomersKey, NoLogin, NoWorkload, Provider, ReplayGuard,
-    SignedRequest, Vouched, VouchedWorkload, Way, Workloads,
+    Begun, Logins, NewcomersKey, Provider, SignedRequest, Vouched, Way, Workloads,
 };
 use crate::keys::random_bytes;
 use crate::model::{
-    Account, DevicePrompt, LONGEST_SESSION, LoginAnswer, LoginBegin, LoginBegun, LoginFinish,
-    LoginWays, ProviderName, ProviderSummary, RedirectAnswer, SessionSummary, Timestamp, UserName,
-    WorkloadLogin,
+    Account, DevicePrompt, LoginAnswer, LoginBegin, LoginBegun, LoginFinish, LoginWays,
+    ProviderName, ProviderSummary, RedirectAnswer, SessionSummary, Timestamp, UserName,
 };
 
 impl Authority {
@@ -340,118 +336,8 @@ impl Authority {
             expires: now.plus(self.sessions.life.duration()),
             source,
         };
-        let expires = ReplayGuard::expiry(newcomer.signed);
-        let spent = audit::Spent::new(newcomer.nonce.clone(), expires);
-        let event = Event::SessionBegun(session);
-        self.append(event, Some(spent), With::holding(alone), now)
-            .await?;
-        Ok(self.begun(newcomer, now)?)
-    }
-
-    /// The session that has just begun.
-    fn begun(&self, newcomer: &NewcomersKey, now: Timestamp) -> Result<SessionSummary, Refusal> {
-        let session = self.session(&newcomer.fingerprint, now);
-        session.ok_or_else(|| Refusal::Internal("the session is over again".to_owned()))
-    }
-
-    /// Begins a workload's session: has the key that signs the request sign for whom its token
-    /// vouches.
-    ///
-    /// # Errors
-    /// When the token vouches for no workload that is let in.
-    pub async fn begin_workload(
-        &self,
-        request: &SignedRequest,
-        source: IpAddr,
-    ) -> Result<SessionSummary, Refusal> {
-        let now = now();
-        let newcomer = self.stranger(request, source, now).await?;
-        let ask: WorkloadLogin = self.parse(request)?;
-        let token = Zeroizing::new(ask.token);
-        let begun = async {
-            let vouched = self.workloads.identify(&token, now).await?;
-            // A stranger never gets here, and so fills no memory.
-            let newcomer = self
-                .admitted(request, source, newcomer.clone(), now)
-                .await?;
-            let spent = SpentToken {
-                sha256: token_hash(&token),
-                expires: vouched.expires,
-            };
-            self.log_workload(&newcomer, source, vouched, spent, now)
-                .await
-        };
-        match begun.await {
-            Ok(session) => Ok(session),
-            Err(error) => Err(self
-                .not_signed_in(request, source, &newcomer, error, now)
-                .await),
-        }
-    }
-
-    async fn log_workload(
-        &self,
-        newcomer: &NewcomersKey,
-        source: IpAddr,
-        vouched: VouchedWorkload,
-        token: SpentToken,
-        now: Timestamp,
-    ) -> Result<SessionSummary, NotBegun> {
-        let denied = |code, detail: &str| Refusal::Denied {
-            code,
-            detail: detail.to_owned(),
-        };
-        if vouched.expires > now.plus(LONGEST_SESSION) {
-            let detail = "the token is good for more than a day: have one made that is not";
-            return Err(denied("token-too-long", detail).into());
-        }
-        let alone = Arc::clone(&self.changes).lock_owned().await;
-        let key = self.check_session_key(newcomer)?;
-        {
-            let directory = self.directory();
-            if !directory.remembers_tokens_of(vouched.issued) {
-                let detail = "what tokens of that time were used for is forgotten: have a new one made in a minute";
-                return Err(denied("token-forgotten", detail).into());
-            }
-            if directory.sessions().has_spent(&token.sha256) {
-                let detail = "the token was used before, and is good once: have a new one made";
-                return Err(denied("token-replayed", detail).into());
-            }
-            if directory.find(&vouched.name).is_some() {
-                let detail = "there is a user of the workload's name: an administrator renames one";
-                return Err(denied("name-in-use", detail).into());
-            }
-        }
-        let session = NewSession {
-            user: vouched.name,
-            account: vouched.account,
-            public_key: line(&key).map_err(Refusal::from)?,
-            groups: vouched.groups,
-            mfa: None,
-            on_device: false,
-            workload: Some(vouched.attributes),
-            token: Some(token),
-            expires: now.plus(vouched.life.duration()),
-            source,
-        };
-        let expires = ReplayGuard::expiry(newcomer.signed);
-        let spent = audit::Spent::new(newcomer.nonce.clone(), expires);
-        let event = Event::SessionBegun(session);
-        self.append(event, Some(spent), With::holding(alone), now)
-            .await?;
-        Ok(self.begun(newcomer, now)?)
-    }
-
-    async fn append(
-        &self,
-        event: Event,
-        spent: Option<audit::Spent>,
-        with: With,
-        now: Timestamp,
-    ) -> Result<(), Refusal> {
-        let slot = self.log.reserve(now)?;
-        slot.commit_with(event, spent, with).await?;
-        Ok(())
+        let alone = With::holding(alone);
+        Ok(self.log_session(newcomer, session, alone, now).await?)
     }
 
     /// Which user an account is, and whether that is to be logged first.
@@ -492,48 +378,6 @@ impl Authority {
         Ok((name.clone(), true))
     }
 
-    /// Whoever holds a key that nobody knows yet. Nothing of them is remembered.
-    pub(super) async fn stranger(
-        &self,
-        request: &SignedRequest,
-        source: IpAddr,
-        now: Timestamp,
-    ) -> Result<NewcomersKey, Refusal> {
-        let audiences = &self.keys.now().audiences;
-        match identity::identify_newcomer(request, audiences, now) {
-            Ok(newcomer) => Ok(newcomer),
-            Err(refusal) => Err(self.unidentified(request, source, refusal, now).await?),
-        }
-    }
-
-    /// The same, once it is known that they may come: their request is good once.
-    pub(super) async fn admitted(
-        &self,
-        request: &SignedRequest,
-        source: IpAddr,
-        newcomer: NewcomersKey,
-        now: Timestamp,
-    ) -> Result<NewcomersKey, Refusal> {
-        match newcomer.admit(&self.replays, now) {
-            Ok(()) => Ok(newcomer),
-            Err(refusal) => Err(self.unidentified(request, source, refusal, now).await?),
-        }
-    }
-
-    /// The key of a session to come: nobody's yet, and no FIDO2 key, whose touches would be asked for all
-    /// the time and count for nothing.
-    fn check_session_key(&self, newcomer: &NewcomersKey) -> Result<PublicKey, Refusal> {
-        let key = PublicKey::from(newcomer.key.clone());
-        check_ssh_key(key.key_data()).map_err(|error| Refusal::illegal(error.to_string()))?;
-        if key.algorithm().as_str().starts_with("sk-") {
-            let detail =
-                "the key of a session is no FIDO2 key: show that with `hallpass login --touch`";
-            return Err(Refusal::illegal(detail));
-        }
-        self.directory().check_new_key(&key)?;
-        Ok(key)
-    }
-
     /// Checks that there is such a provider.
     pub(super) fn check_provider(&self, name: &ProviderName) -> Result<(), Refusal> {
         self.provider(Some(name)).map(|_| ())
@@ -565,106 +409,12 @@ impl Authority {
             }
         }
     }
-
-    /// Tells the administrators, but not as often as strangers like.
-    fn unavailable(&self, source: IpAddr, why: String, now: Timestamp) -> Refusal {
-        if self.strangers.list(source, now).is_some() {
-            tracing::warn!(%source, "{why}");
-        }
-        Refusal::NoProvider(why)
-    }
-
-    /// Logs that somebody did not sign in, and gives what they are told.
-    pub(super) async fn not_signed_in(
-        &self,
-        request: &SignedRequest,
-        source: IpAddr,
-        newcomer: &NewcomersKey,
-        error: NotBegun,
-        now: Timestamp,
-    ) -> Refusal {
-        let refusal = match error {
-            NotBegun::Refused(refusal) => refusal,
-            NotBegun::Login(error) if error.is_unavailable() => {
-                return self.unavailable(source, error.to_string(), now);
-            }
-            NotBegun::Login(error) => Refusal::Denied {
-                code: error.code(),
-                detail: error.to_string(),
-            },
-            NotBegun::NoWorkload(error @ NoWorkload::Unreachable(_)) => {
-                return self.unavailable(source, error.to_string(), now);
-            }
-            NotBegun::NoWorkload(error) => Refusal::Denied {
-                code: error.code(),
-                detail: error.to_string(),
-            },
-            NotBegun::NoLogin(error) => Refusal::Denied {
-                code: "no-login",
-                detail: error.to_string(),
-            },
-        };
-        if !refusal.is_logged() {
-            return refusal;
-        }
-        let refused = Refused {
-            request: request_line(request),
-            code: refusal.code().to_owned(),
-            detail: super::cut(&refusal.to_string()),
-        };
-        let fingerprint = Some(newcomer.fingerprint.clone());
-        match self.log_stranger(source, fingerprint, refused, now).await {
-            Ok(()) => refusal,
-            Err(error) => error,
-        }
-    }
-}
-
-/// Why a login comes to nothing.
-pub(super) enum NotBegun {
-    /// Because of us or of what was asked.
-    Refused(Refusal),
-    /// Because of the provider.
-    Login(LoginError),
-    /// There is none.
-    NoLogin(NoLogin),
-    /// The token vouches for nobody.
-    NoWorkload(NoWorkload),
-}
-
-impl From<NoWorkload> for NotBegun {
-    fn from(error: NoWorkload) -> Self {
-        Self::NoWorkload(error)
-    }
-}
-
-impl From<Refusal> for NotBegun {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl From<LoginError> for NotBegun {
-    fn from(error: LoginError) -> Self {
-        Self::Login(error)
-    }
-}
-
-impl From<NoLogin> for NotBegun {
-    fn from(error: NoLogin) -> Self {
-        Self::NoLogin(error)
-    }
 }
 
 /// Two providers are called the same.
 #[derive(Debug, thiserror::Error)]
 #[error("hallpass.toml: provider {0}: another [[provider]] has the same name: choose another")]
 pub struct ProviderTwice(ProviderName);
-
-/// What a token is known by once it was used: not by its signature, of which there can be several.
-fn token_hash(token: &str) -> String {
-    hash(token.rsplit_once('.').map_or(token, |(signed, _)| signed))
-}
 
 /// 32 random bytes in base64url: what nobody can guess.
 fn secret() -> Result<String, Refusal> {

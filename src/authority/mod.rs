@@ -17,6 +17,7 @@ mod init;
 mod issue;
 mod locks;
 mod login;
+mod newcomers;
 mod offline_root;
 mod open;
 mod policies;
@@ -31,6 +32,7 @@ mod tailing;
 mod throttle;
 mod waiting;
 mod witnessing;
+mod workloads;
 
 pub use backup::{BackedUp, BackupError};
 pub use home::{

@@ -3,12 +3,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use ssh_key::PublicKey;
 
 use super::{
-    Approvals, Approved, Hosts, Key, MAX_SKEW, Session, Sessions, Unidentified, key_fingerprint,
+    Accepted, Approvals, Approved, Hosts, Key, MAX_SKEW, Session, Sessions, Unidentified,
+    key_fingerprint,
 };
 use crate::audit::{Asked, Entry, Event};
 use crate::model::{
     Account, Attestation, EntryIndex, GroupName, LONGEST_APPROVAL, LockSummary, LockTarget,
-    SecondFactor, Timestamp, UserName, UserSummary,
+    Timestamp, UserName, UserSummary,
 };
 
 /// Who is enrolled, who has signed in and which hosts have joined, rebuilt from the audit log's
@@ -55,39 +56,6 @@ pub struct User {
     pub enrolled: Timestamp,
     /// The entry that says so.
     pub since: EntryIndex,
-}
-
-/// Whose requests are taken that a key signs, and by what right.
-#[derive(Clone, Copy, Debug)]
-pub struct Accepted<'a> {
-    /// Who.
-    pub name: &'a UserName,
-    /// The user; nobody for a workload.
-    pub user: Option<&'a User>,
-    /// The session whose key it is; nothing for an enrolled key.
-    pub session: Option<&'a Session>,
-    /// Whether the FIDO2 key was locked that was the session's second factor.
-    factor_locked: bool,
-}
-
-impl Accepted<'_> {
-    /// The groups that count: the user's own, and those that a provider puts them in.
-    pub fn groups(&self) -> Vec<GroupName> {
-        let own = self.user.map_or(&[][..], |user| &user.groups);
-        let Some(session) = self.session else {
-            return own.to_vec();
-        };
-        let mut groups = [own, &session.groups].concat();
-        groups.sort();
-        groups.dedup();
-        groups
-    }
-
-    /// The second factor of the session.
-    pub fn mfa(&self) -> Option<SecondFactor> {
-        let session = self.session.filter(|_| !self.factor_locked)?;
-        session.mfa
-    }
 }
 
 impl Directory {

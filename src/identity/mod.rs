@@ -1,6 +1,7 @@
 //! Who signed this request? Every request is signed by a key that is bound to a requester; there
 //! are no bearer tokens. docs/api.md specifies the signature.
 
+mod accepted;
 mod approvals;
 mod attestation;
 mod counters;
@@ -16,10 +17,11 @@ mod sessions;
 mod signature;
 mod workload;
 
+pub use accepted::Accepted;
 pub use approvals::{Approvals, Approved};
 pub use attestation::{AttestationError, AttestationRoots, RootsError, attest};
 pub use counters::{Counted, Counters};
-pub use directory::{Accepted, Directory, EnrolmentError, Locked, User};
+pub use directory::{Directory, EnrolmentError, Locked, User};
 pub use envelope::{
     MAX_SKEW, Proof, SignedRequest, possession_message, request_message, touch_message,
 };
