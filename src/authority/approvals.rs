@@ -1,7 +1,6 @@
 //! Approvals: what policy grants only when somebody else agrees waits for them.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use super::{Authority, Refusal, decision, now, spent};
 use crate::access::Waits;
@@ -55,15 +54,7 @@ impl Authority {
         entry: EntryIndex,
     ) -> Result<GivenApproval, Refusal> {
         let now = now();
-        let mut requester = self.identify(request, source, now).await?;
-        let alone = Arc::clone(&self.changes).lock_owned().await;
-        // Whoever was first may have disabled the requester or removed the key.
-        requester.groups = match self.accepted(&requester, now, |_, accepted| accepted.groups()) {
-            Ok(groups) => groups,
-            Err(refusal) => {
-                return Err(self.unidentified(request, source, refusal, now).await?);
-            }
-        };
+        let (requester, alone) = self.identify_alone(request, source, now).await?;
         let (waits, decision) = match self.approval(&requester, entry, now) {
             Ok(approval) => approval,
             Err(refused) => {

@@ -69,10 +69,7 @@ impl Authority {
             let mut new: NewUser = self.parse(request)?;
             let key = enrollable(&new.public_key)?;
             directory.check_new_user(&new.name, &key)?;
-            if self.workloads.is_called(&new.name) {
-                let detail = format!("a workload is called {}: choose another name", new.name);
-                return Err(Refusal::Conflict(detail));
-            }
+            self.check_no_workload(&new.name)?;
             if new.groups.len() > MOST_GROUPS {
                 return Err(Refusal::illegal(format!(
                     "groups: give at most {MOST_GROUPS}"
@@ -233,7 +230,10 @@ impl Authority {
             // Who was removed and has no key comes back by this alone.
             let removed = name.parse().ok().filter(|name| directory.was_removed(name));
             let user = match removed {
-                Some(name) => name,
+                Some(name) => {
+                    self.check_no_workload(&name)?;
+                    name
+                }
                 None => {
                     let user = enrolled(directory, name)?;
                     if user.accounts.len() >= MOST_KEYS {
@@ -259,6 +259,15 @@ impl Authority {
         })
         .await?
         .ok_or_else(|| nobody(name))
+    }
+
+    /// A workload and a user never share a name.
+    fn check_no_workload(&self, name: &UserName) -> Result<(), Refusal> {
+        if self.workloads.is_called(name) {
+            let detail = format!("a workload is called {name}: choose another name");
+            return Err(Refusal::Conflict(detail));
+        }
+        Ok(())
     }
 
     /// Takes an account away from a user. Its sessions end.

@@ -53,7 +53,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 use crate::access::Waiting;
 use crate::audit::{
@@ -180,6 +180,25 @@ impl Authority {
             Ok(requester) => Ok(requester),
             Err(refusal) => Err(self.unidentified(request, source, refusal, now).await?),
         }
+    }
+
+    /// The same, with nobody else changing anything until what comes with it is dropped.
+    async fn identify_alone(
+        &self,
+        request: &SignedRequest,
+        source: IpAddr,
+        now: Timestamp,
+    ) -> Result<(Requester, OwnedMutexGuard<()>), Refusal> {
+        let mut requester = self.identify(request, source, now).await?;
+        let alone = Arc::clone(&self.changes).lock_owned().await;
+        // Whoever was first may have disabled the requester or removed the key.
+        match self.accepted(&requester, now, |_, accepted| accepted.groups()) {
+            Ok(groups) => requester.groups = groups,
+            Err(refusal) => {
+                return Err(self.unidentified(request, source, refusal, now).await?);
+            }
+        }
+        Ok((requester, alone))
     }
 
     /// Logs that nobody was identified, and gives what they are told.
@@ -378,15 +397,7 @@ impl Authority {
         with: impl FnOnce(&Event) -> With,
     ) -> Result<T, Refusal> {
         let now = now();
-        let mut requester = self.identify(request, source, now).await?;
-        let alone = Arc::clone(&self.changes).lock_owned().await;
-        // Whoever was first may have disabled the requester or removed the key.
-        requester.groups = match self.accepted(&requester, now, |_, accepted| accepted.groups()) {
-            Ok(groups) => groups,
-            Err(refusal) => {
-                return Err(self.unidentified(request, source, refusal, now).await?);
-            }
-        };
+        let (requester, alone) = self.identify_alone(request, source, now).await?;
         let is_own = is_own(&requester.actor);
         if !is_own {
             self.permit(&requester, request, action, now).await?;

@@ -230,10 +230,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
         Command::Unlink(args) => {
             let Account { provider, subject } = args.account.account();
             let account = target(&args.name, &["accounts", provider.as_str(), &subject]);
-            let api = args.shown.open()?;
-            api.delete(account.as_str())?;
-            let user = api.get(target(&args.name, &[]).as_str())?;
-            args.shown.print(&user, in_words)
+            take_away(&args.shown, &args.name, &account)
         }
         Command::Add(args) => {
             let public_key = read_key(&args.ssh_key)?;
@@ -280,12 +277,16 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Key(KeyCommand::Remove(args)) => {
             let key = target(&args.name, &["keys", &args.fingerprint]);
-            let api = args.shown.open()?;
-            api.delete(key.as_str())?;
-            args.shown
-                .print(&api.get(target(&args.name, &[]).as_str())?, in_words)
+            take_away(&args.shown, &args.name, &key)
         }
     }
+}
+
+/// Removes something of a user's, and shows what is left.
+fn take_away(shown: &Shown, name: &UserName, what: &Query) -> Result<(), Failure> {
+    let api = shown.open()?;
+    api.delete(what.as_str())?;
+    shown.print(&api.get(target(name, &[]).as_str())?, in_words)
 }
 
 fn list(shown: &Shown) -> Result<(), Failure> {
