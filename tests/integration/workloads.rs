@@ -529,6 +529,43 @@ fn a_workload_and_a_user_never_share_a_name_and_a_session_ends_with_the_log_that
     assert_eq!(newest_code(&ca), "name-in-use");
 }
 
+/// Has the log grow to that many entries.
+fn grow_to(ca: &Ca, entries: u64) {
+    let admin = ca.admin();
+    let ask = json!({"role": "none", "purpose": "none", "public_key": "", "possession": ""});
+    let size = || ca.home.lines().len() as u64;
+    for _ in size()..entries {
+        let ask = admin.asks(ca, "POST", "/v1/certificates/ssh").json(&ask);
+        assert_eq!(ask.send().status, 403);
+    }
+    assert_eq!(size(), entries);
+}
+
+#[test]
+fn a_session_whose_end_is_archived_stays_over() {
+    let platform = Platform::new();
+    let ca = Ca::on(platform.home(&deploy_web()));
+    let job = runner(&ca);
+    // Of archived entries, each 256th stays in the database.
+    grow_to(&ca, 256);
+    login(&job, &platform.github(&json!({}))).ok();
+    assert_eq!(
+        ca.home.entries("session-begun").pop().unwrap()["index"],
+        256
+    );
+    let key = job.session_key();
+    job.hallpass(["logout"]).ok();
+    // The newest 1000 are never archived.
+    grow_to(&ca, 1600);
+    let archive = ["audit", "archive", "--before", "2199-01-01T00:00:00Z"];
+    ca.admin().hallpass(archive).ok();
+    let address = ca.address().to_owned();
+    let ca = Ca::at(ca.stop(), &address);
+    let whoami = Request::new(&ca, &key, "GET", "/v1/whoami").send();
+    assert_eq!(whoami.status, 401);
+    assert_eq!(newest_code(&ca), "unknown-key");
+}
+
 #[test]
 fn after_a_restore_no_session_and_no_earlier_token_counts() {
     let platform = Platform::new();
