@@ -80,9 +80,9 @@ pub struct Log {
 pub(super) struct Coming(Arc<AtomicUsize>);
 
 impl Coming {
-    fn one(&self) -> One<'_> {
+    fn one(&self) -> Comer<'_> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        One(&self.0)
+        Comer(&self.0)
     }
 
     pub(super) fn any(&self) -> bool {
@@ -90,10 +90,10 @@ impl Coming {
     }
 }
 
-/// One of them.
-struct One<'a>(&'a AtomicUsize);
+/// Somebody whose entry will come in a moment.
+pub struct Comer<'a>(&'a AtomicUsize);
 
-impl Drop for One<'_> {
+impl Drop for Comer<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -250,10 +250,15 @@ impl Log {
     pub async fn about_to_commit<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         poll_fn(|context| {
-            let _one = self.coming.one();
+            let _comer = self.coming();
             work.as_mut().poll(context)
         })
         .await
+    }
+
+    /// The same for as long as what it gives lives: where work waits for what comes in no time.
+    pub fn coming(&self) -> Comer<'_> {
+        self.coming.one()
     }
 
     /// Takes the next place in the log and a serial number that was never used.

@@ -15,7 +15,7 @@ use crate::audit::{Event, HostActor, HostProfile, RecordedCertificate, Spent, Wi
 use crate::certificate::{
     CsrSubject, ServerGrant, SshHostGrant, Validity, check_ssh_key, parse_public_key,
 };
-use crate::identity::{self, Host, KnownHost, ReplayGuard, SignedRequest, Unidentified};
+use crate::identity::{Host, KnownHost, ReplayGuard, SignedRequest, Unidentified};
 use crate::keys::random_bytes;
 use crate::model::{
     Access, CertificateAnswer, HostConfirmation, HostInvitation, HostJoin, HostName, HostState,
@@ -329,14 +329,9 @@ impl Authority {
         source: IpAddr,
     ) -> Result<KnownHost, Refusal> {
         let now = now();
-        let found = identity::identify_host(
-            request,
-            &self.keys.now().audiences,
-            source,
-            self.directory().hosts(),
-            &self.replays,
-            now,
-        );
+        let found = self.authenticate(request, now).await.and_then(|authentic| {
+            authentic.host(source, self.directory().hosts(), &self.replays, now)
+        });
         match found {
             Ok(host) => Ok(host),
             Err(refusal) => Err(self.unidentified(request, source, refusal, now).await?),

@@ -13,7 +13,7 @@ use crate::audit::{Asked, Decision, Event, Place, Slot};
 use crate::certificate::{
     ClientGrant, CsrSubject, SshUserGrant, SubjectError, Validity, check_ssh_key, parse_public_key,
 };
-use crate::identity::{self, POSSESSION_NAMESPACE, Requester, SignedRequest, possession_message};
+use crate::identity::{POSSESSION_NAMESPACE, Requester, SignedRequest, possession_message};
 use crate::keys::random_bytes;
 use crate::model::{
     Access, CertificateAnswer, Circumstances, DatabaseAccess, DatabaseUser, LockTarget,
@@ -83,7 +83,7 @@ impl Authority {
             let now = now();
             let requester = self.identify(request, source, now).await?;
             let policy = self.policy();
-            match self.grant_ssh(&policy, request, &requester, now) {
+            match self.grant_ssh(&policy, request, &requester, now).await {
                 Ok((subject, access, granted)) => {
                     let slot = self
                         .reserve_unlocked(request, &requester, &granted, now)
@@ -174,7 +174,7 @@ impl Authority {
         }
     }
 
-    fn grant_ssh<'a>(
+    async fn grant_ssh<'a>(
         &self,
         policy: &'a PolicySet,
         request: &SignedRequest,
@@ -195,7 +195,8 @@ impl Authority {
                 "ask for an X.509 certificate (`hallpass psql`)",
             ));
         };
-        match self.ssh_subject(&ask.public_key, &ask.possession, requester) {
+        let subject = self.ssh_subject(&ask.public_key, &ask.possession, requester);
+        match subject.await {
             Ok(subject) => Ok((subject, access, granted)),
             Err(refusal) => Err(Declined::new(Some(granted.asked), None, refusal)),
         }
@@ -298,7 +299,7 @@ impl Authority {
     }
 
     /// Reads the key to be certified and checks that the requester holds it.
-    fn ssh_subject(
+    async fn ssh_subject(
         &self,
         public_key: &str,
         possession: &str,
@@ -317,16 +318,22 @@ impl Authority {
                 .to_owned(),
         };
         let signature = SshSig::from_pem(possession).map_err(|_| unproven())?;
-        let holds = self.keys.now().audiences.iter().any(|audience| {
+        let _coming = self.log.coming();
+        for audience in &self.keys.now().audiences {
             let message = possession_message(
                 audience,
                 &requester.actor.fingerprint,
                 &requester.actor.nonce,
             );
-            identity::verify(&signature, POSSESSION_NAMESPACE, message.as_bytes())
-                .is_ok_and(|signed| signed.key == subject)
-        });
-        if holds { Ok(subject) } else { Err(unproven()) }
+            let signed = self
+                .verifier
+                .verify(&signature, POSSESSION_NAMESPACE, message.as_bytes())
+                .await;
+            if signed.is_ok_and(|signed| signed.key == subject) {
+                return Ok(subject);
+            }
+        }
+        Err(unproven())
     }
 
     async fn sign_ssh(

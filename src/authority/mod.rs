@@ -61,8 +61,8 @@ use crate::audit::{
     With,
 };
 use crate::identity::{
-    self, Accepted, AttestationRoots, Counters, Directory, Logins, Provider, ReplayGuard,
-    Requester, SignedRequest, Unidentified, Workloads,
+    self, Accepted, AttestationRoots, Authentic, Counters, Directory, Logins, Provider,
+    ReplayGuard, Requester, SignedRequest, Unidentified, Verifier, Workloads,
 };
 use crate::keys::KeyStore;
 use crate::model::{Circumstances, EntryIndex, SignedTrust, Timestamp, TrustBundle};
@@ -99,6 +99,7 @@ pub struct Authority {
     changes: Arc<tokio::sync::Mutex<()>>,
     /// Lets one at a time move entries out of the log's database.
     archiving: Arc<tokio::sync::Mutex<()>>,
+    verifier: Verifier,
     replays: ReplayGuard,
     counters: Counters,
     /// For refusals of strangers.
@@ -167,19 +168,24 @@ impl Authority {
         source: IpAddr,
         now: Timestamp,
     ) -> Result<Requester, Refusal> {
-        let found = identity::identify(
-            request,
-            &self.keys.now().audiences,
-            source,
-            &self.directory(),
-            &self.replays,
-            &self.counters,
-            now,
-        );
+        let found = self.authenticate(request, now).await.and_then(|authentic| {
+            let directory = self.directory();
+            authentic.requester(source, &directory, &self.replays, &self.counters, now)
+        });
         match found {
             Ok(requester) => Ok(requester),
             Err(refusal) => Err(self.unidentified(request, source, refusal, now).await?),
         }
+    }
+
+    async fn authenticate<'a>(
+        &self,
+        request: &'a SignedRequest,
+        now: Timestamp,
+    ) -> Result<Authentic<'a>, identity::Refusal> {
+        // Whose signature is verified together with others' has an entry coming, mostly.
+        let _coming = self.log.coming();
+        identity::authenticate(request, &self.keys.now().audiences, &self.verifier, now).await
     }
 
     /// The same, with nobody else changing anything until what comes with it is dropped.

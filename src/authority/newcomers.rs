@@ -8,9 +8,7 @@ use ssh_key::PublicKey;
 use super::{Authority, Refusal, cut, request_line};
 use crate::audit::{Event, NewSession, Refused, Spent, With};
 use crate::certificate::check_ssh_key;
-use crate::identity::{
-    self, LoginError, NewcomersKey, NoLogin, NoWorkload, ReplayGuard, SignedRequest,
-};
+use crate::identity::{LoginError, NewcomersKey, NoLogin, NoWorkload, ReplayGuard, SignedRequest};
 use crate::model::{SessionSummary, Timestamp};
 
 impl Authority {
@@ -21,9 +19,8 @@ impl Authority {
         source: IpAddr,
         now: Timestamp,
     ) -> Result<NewcomersKey, Refusal> {
-        let audiences = &self.keys.now().audiences;
-        match identity::identify_newcomer(request, audiences, now) {
-            Ok(newcomer) => Ok(newcomer),
+        match self.authenticate(request, now).await {
+            Ok(authentic) => Ok(authentic.newcomer()),
             Err(refusal) => Err(self.unidentified(request, source, refusal, now).await?),
         }
     }

@@ -14,7 +14,9 @@ use crate::audit::{
     Entry, Event, Log, LogError, NoteSigner, Opened, Reader, StoreError, VerifierKey,
 };
 use crate::certificate::CertificateError;
-use crate::identity::{AttestationRoots, Counters, Directory, Logins, ReplayGuard, Workloads};
+use crate::identity::{
+    AttestationRoots, Counters, Directory, Logins, ReplayGuard, Verifier, Workloads,
+};
 use crate::keys::{self, KeyStore, Keyring, Opening, TokenKeys};
 use crate::model::{EntryIndex, KeyId, KeyKind, Timestamp};
 use crate::policy::{PolicyError, PolicySet};
@@ -133,6 +135,7 @@ impl Authority {
             directory: shared,
             changes: Arc::default(),
             archiving: Arc::default(),
+            verifier: Verifier::default(),
             replays,
             counters,
             strangers: Throttle::new(),

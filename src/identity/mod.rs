@@ -15,6 +15,7 @@ mod oidc;
 mod replay;
 mod sessions;
 mod signature;
+mod verifier;
 mod workload;
 
 pub use accepted::Accepted;
@@ -38,6 +39,7 @@ pub use sessions::{Session, Sessions};
 pub use signature::{
     POSSESSION_NAMESPACE, REQUEST_NAMESPACE, SignatureError, Signed, TOUCH_NAMESPACE, Touch, verify,
 };
+pub use verifier::Verifier;
 pub use workload::{
     NoWorkload, Platform, VouchedWorkload, WorkloadError, WorkloadSettings, Workloads,
 };
@@ -165,34 +167,24 @@ pub struct Refusal {
     pub fingerprint: Option<String>,
 }
 
-/// A request whose signature verified.
-struct Authentic<'a> {
+/// A request whose signature verified. Who the key's owner is, is not known yet.
+pub struct Authentic<'a> {
     proof: &'a Proof,
     key: KeyData,
     touch: Option<Touch>,
     fingerprint: String,
 }
 
-impl Authentic<'_> {
-    fn refused(&self, why: Unidentified) -> Refusal {
-        Refusal {
-            why,
-            fingerprint: Some(self.fingerprint.clone()),
-        }
-    }
-
-    fn spend(&self, replays: &ReplayGuard, now: Timestamp) -> Result<(), Refusal> {
-        let Proof { nonce, time, .. } = self.proof;
-        spend(nonce, *time, replays, now).map_err(|why| self.refused(why))
-    }
-}
-
-/// Verifies the signature and the time of a request. The signature comes first: what an unsigned
-/// request says is not worth a look, and a key that is not enrolled costs as much time as one that
-/// is.
-fn authentic<'a>(
+/// Verifies the signature of a request for one of `audiences`, and its time at `now`. The signature
+/// comes first: what an unsigned request says is not worth a look, and a key that is not enrolled
+/// costs as much time as one that is.
+///
+/// # Errors
+/// When it is not signed, not signed well, or not at this time.
+pub async fn authenticate<'a>(
     request: &'a SignedRequest,
     audiences: &[String],
+    verifier: &Verifier,
     now: Timestamp,
 ) -> Result<Authentic<'a>, Refusal> {
     let unsigned = |why| Refusal {
@@ -203,20 +195,24 @@ fn authentic<'a>(
         .proof
         .as_ref()
         .ok_or_else(|| unsigned(Unidentified::NotSigned))?;
-    let Signed { key, touch } = audiences
-        .iter()
-        .find_map(|audience| {
-            let message = request_message(
-                audience,
-                &request.method,
-                &request.target,
-                &request.body,
-                proof.time,
-                &proof.nonce,
-            );
-            verify(&proof.signature, REQUEST_NAMESPACE, message.as_bytes()).ok()
-        })
-        .ok_or_else(|| unsigned(Unidentified::Signature(SignatureError::Mismatch)))?;
+    let mut signed = Err(SignatureError::Mismatch);
+    for audience in audiences {
+        let message = request_message(
+            audience,
+            &request.method,
+            &request.target,
+            &request.body,
+            proof.time,
+            &proof.nonce,
+        );
+        signed = verifier
+            .verify(&proof.signature, REQUEST_NAMESPACE, message.as_bytes())
+            .await;
+        if signed.is_ok() {
+            break;
+        }
+    }
+    let Signed { key, touch } = signed.map_err(|why| unsigned(why.into()))?;
     let authentic = Authentic {
         proof,
         fingerprint: key_fingerprint(&key),
@@ -229,55 +225,104 @@ fn authentic<'a>(
     Ok(authentic)
 }
 
-/// Finds who signed `request` for one of `audiences`, at `now`, and spends its nonce and its key's
-/// count in memory.
-///
-/// # Errors
-/// When nobody can be identified.
-pub fn identify(
-    request: &SignedRequest,
-    audiences: &[String],
-    source: IpAddr,
-    directory: &Directory,
-    replays: &ReplayGuard,
-    counters: &Counters,
-    now: Timestamp,
-) -> Result<Requester, Refusal> {
-    let authentic = authentic(request, audiences, now)?;
-    let accepted = directory
-        .accepted(&authentic.fingerprint, now)
-        .map_err(|why| authentic.refused(why))?;
-    authentic.spend(replays, now)?;
-    // After the nonce: a request that somebody sends again has its own count again, and that is
-    // nothing against the key.
-    let (mfa, counter) = match (authentic.touch, accepted.user) {
-        (Some(touch), Some(user)) if accepted.session.is_none() => {
-            let fingerprint = &authentic.fingerprint;
-            let signed = authentic.proof.time;
-            second_factor(user, fingerprint, touch, counters, signed, now)
-                .map_err(|why| authentic.refused(why))
-                .map(|(mfa, counter)| (Some(mfa), counter))?
+impl Authentic<'_> {
+    /// Finds who signed, and spends the nonce and the key's count in memory.
+    ///
+    /// # Errors
+    /// When nobody can be identified.
+    pub fn requester(
+        self,
+        source: IpAddr,
+        directory: &Directory,
+        replays: &ReplayGuard,
+        counters: &Counters,
+        now: Timestamp,
+    ) -> Result<Requester, Refusal> {
+        let accepted = directory
+            .accepted(&self.fingerprint, now)
+            .map_err(|why| self.refused(why))?;
+        self.spend(replays, now)?;
+        // After the nonce: a request that somebody sends again has its own count again, and that is
+        // nothing against the key.
+        let (mfa, counter) = match (self.touch, accepted.user) {
+            (Some(touch), Some(user)) if accepted.session.is_none() => {
+                let (fingerprint, signed) = (&self.fingerprint, self.proof.time);
+                second_factor(user, fingerprint, touch, counters, signed, now)
+                    .map_err(|why| self.refused(why))
+                    .map(|(mfa, counter)| (Some(mfa), counter))?
+            }
+            _ => (accepted.mfa(), None),
+        };
+        let session = accepted.session;
+        let method = session.map_or(SSH_KEY, |session| session.account.provider.as_str());
+        Ok(Requester {
+            groups: accepted.groups(),
+            workload: session.and_then(|session| session.workload.clone()),
+            actor: Actor {
+                requester: accepted.name.clone(),
+                method: method.to_owned(),
+                fingerprint: self.fingerprint,
+                source,
+                nonce: self.proof.nonce.clone(),
+                counter: counter.as_ref().map(|counter| counter.value),
+            },
+            key_type: self.key.algorithm().as_str().to_owned(),
+            mfa,
+            signed: self.proof.time,
+            counter,
+        })
+    }
+
+    /// Finds which host signed, and spends the nonce in memory.
+    ///
+    /// # Errors
+    /// When none can be identified.
+    pub fn host(
+        self,
+        source: IpAddr,
+        hosts: &Hosts,
+        replays: &ReplayGuard,
+        now: Timestamp,
+    ) -> Result<KnownHost, Refusal> {
+        let host = hosts
+            .of_key(&self.fingerprint)
+            .ok_or_else(|| self.refused(Unidentified::UnknownKey))?;
+        self.spend(replays, now)?;
+        Ok(KnownHost {
+            actor: HostActor {
+                host: host.profile.host.clone(),
+                fingerprint: self.fingerprint,
+                source,
+                nonce: self.proof.nonce.clone(),
+            },
+            profile: host.profile.clone(),
+            confirmed: host.joined.as_ref().and_then(|joined| joined.confirmed),
+            signed: self.proof.time,
+        })
+    }
+
+    /// Somebody who is not known yet. Nothing of them is remembered until they are let in with
+    /// [`NewcomersKey::admit`].
+    pub fn newcomer(self) -> NewcomersKey {
+        NewcomersKey {
+            nonce: self.proof.nonce.clone(),
+            signed: self.proof.time,
+            key: self.key,
+            fingerprint: self.fingerprint,
         }
-        _ => (accepted.mfa(), None),
-    };
-    let session = accepted.session;
-    let method = session.map_or(SSH_KEY, |session| session.account.provider.as_str());
-    Ok(Requester {
-        groups: accepted.groups(),
-        workload: session.and_then(|session| session.workload.clone()),
-        actor: Actor {
-            requester: accepted.name.clone(),
-            method: method.to_owned(),
-            fingerprint: authentic.fingerprint,
-            source,
-            nonce: authentic.proof.nonce.clone(),
-            counter: counter.as_ref().map(|counter| counter.value),
-        },
-        key_type: authentic.key.algorithm().as_str().to_owned(),
-        mfa,
-        signed: authentic.proof.time,
-        counter,
-    })
+    }
+
+    fn refused(&self, why: Unidentified) -> Refusal {
+        Refusal {
+            why,
+            fingerprint: Some(self.fingerprint.clone()),
+        }
+    }
+
+    fn spend(&self, replays: &ReplayGuard, now: Timestamp) -> Result<(), Refusal> {
+        let Proof { nonce, time, .. } = self.proof;
+        spend(nonce, *time, replays, now).map_err(|why| self.refused(why))
+    }
 }
 
 /// A host that was identified.
@@ -293,36 +338,6 @@ pub struct KnownHost {
     pub signed: Timestamp,
 }
 
-/// Finds which host signed a request, as [`identify`] does with people.
-///
-/// # Errors
-/// When none can be identified.
-pub fn identify_host(
-    request: &SignedRequest,
-    audiences: &[String],
-    source: IpAddr,
-    hosts: &Hosts,
-    replays: &ReplayGuard,
-    now: Timestamp,
-) -> Result<KnownHost, Refusal> {
-    let authentic = authentic(request, audiences, now)?;
-    let host = hosts
-        .of_key(&authentic.fingerprint)
-        .ok_or_else(|| authentic.refused(Unidentified::UnknownKey))?;
-    authentic.spend(replays, now)?;
-    Ok(KnownHost {
-        actor: HostActor {
-            host: host.profile.host.clone(),
-            fingerprint: authentic.fingerprint,
-            source,
-            nonce: authentic.proof.nonce.clone(),
-        },
-        profile: host.profile.clone(),
-        confirmed: host.joined.as_ref().and_then(|joined| joined.confirmed),
-        signed: authentic.proof.time,
-    })
-}
-
 /// A request by a key that nobody knows yet: who sent it holds that key.
 #[derive(Clone, Debug)]
 pub struct NewcomersKey {
@@ -334,25 +349,6 @@ pub struct NewcomersKey {
     pub nonce: String,
     /// When it was signed.
     pub signed: Timestamp,
-}
-
-/// Verifies a request of somebody who is not known yet. Nothing of it is remembered until they are let
-/// in with [`NewcomersKey::admit`].
-///
-/// # Errors
-/// When it can't be taken.
-pub fn identify_newcomer(
-    request: &SignedRequest,
-    audiences: &[String],
-    now: Timestamp,
-) -> Result<NewcomersKey, Refusal> {
-    let authentic = authentic(request, audiences, now)?;
-    Ok(NewcomersKey {
-        nonce: authentic.proof.nonce.clone(),
-        signed: authentic.proof.time,
-        key: authentic.key,
-        fingerprint: authentic.fingerprint,
-    })
 }
 
 impl NewcomersKey {
