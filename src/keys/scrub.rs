@@ -6,6 +6,8 @@ use std::cell::Cell;
 use std::hint::black_box;
 use std::ptr;
 
+use mimalloc::MiMalloc;
+
 /// How deep opening and sealing go: age, scrypt, parsing.
 const DEEP: usize = 64 * 1024;
 /// How deep signing goes. It is done for each certificate, so this is not more than it takes.
@@ -66,23 +68,46 @@ fn handles_secret() -> bool {
     HANDLES_SECRET.try_with(Cell::get).unwrap_or_default()
 }
 
-/// The system's allocator. Of a thread that handles a secret it overwrites what is given back.
+/// From this size on a block is the system's, which maps it by itself and unmaps it. mimalloc keeps
+/// what is given back, and of memory that is locked the kernel takes nothing back: the passphrase's
+/// key derivation alone would leave its 128 MiB behind.
+const LARGE: usize = 1024 * 1024;
+
+fn is_large(size: usize) -> bool {
+    size >= LARGE
+}
+
+/// The allocator, which is mimalloc: a request makes some hundred small allocations, and the log's
+/// writer frees what other threads made; both cost less than with the system's. Of a thread that
+/// handles a secret it overwrites what is given back.
 struct Scrubbing;
 
 #[global_allocator]
 static ALLOCATOR: Scrubbing = Scrubbing;
 
-// SAFETY: memory is the system allocator's, asked for and given back with the caller's own layouts.
-// What is overwritten is the caller's until it is given back.
+// SAFETY: memory is another allocator's, asked for and given back with the caller's own layouts, whose
+// size tells which one's. What is overwritten is the caller's until it is given back.
 unsafe impl GlobalAlloc for Scrubbing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps the contract, which is the same.
-        unsafe { System.alloc(layout) }
+        unsafe {
+            if is_large(layout.size()) {
+                System.alloc(layout)
+            } else {
+                MiMalloc.alloc(layout)
+            }
+        }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
+        unsafe {
+            if is_large(layout.size()) {
+                System.alloc_zeroed(layout)
+            } else {
+                MiMalloc.alloc_zeroed(layout)
+            }
+        }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
@@ -93,20 +118,31 @@ unsafe impl GlobalAlloc for Scrubbing {
             black_box(memory);
         }
         // SAFETY: as above.
-        unsafe { System.dealloc(memory, layout) };
+        unsafe {
+            if is_large(layout.size()) {
+                System.dealloc(memory, layout);
+            } else {
+                MiMalloc.dealloc(memory, layout);
+            }
+        }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        if !handles_secret() {
+        // Moved by an allocator, what was there would stay.
+        let may_stay = is_large(layout.size()) == is_large(size) && !handles_secret();
+        if may_stay && is_large(size) {
             // SAFETY: as above.
             return unsafe { System.realloc(memory, layout, size) };
         }
-        // The system would move it and leave what was there.
+        if may_stay {
+            // SAFETY: as above.
+            return unsafe { MiMalloc.realloc(memory, layout, size) };
+        }
         // SAFETY: the caller sees to it that the size is one that a layout may have.
-        let larger = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        let resized = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
         // SAFETY: as above; the new memory overlaps nothing and is as large as what is copied.
         unsafe {
-            let moved = System.alloc(larger);
+            let moved = self.alloc(resized);
             if !moved.is_null() {
                 ptr::copy_nonoverlapping(memory, moved, layout.size().min(size));
                 self.dealloc(memory, layout);
@@ -132,6 +168,13 @@ mod tests {
             grown
         });
         assert!(grown.into_iter().eq(0..5000));
+        let mut across: Vec<u32> = (0..5000).collect();
+        for (larger, smaller) in [(LARGE, 0), (LARGE * 2, LARGE * 3 / 2)] {
+            across.reserve_exact(larger);
+            assert!(across.iter().copied().eq(0..5000), "grown to {larger}");
+            across.shrink_to(smaller);
+            assert!(across.iter().copied().eq(0..5000), "shrunk to {smaller}");
+        }
         assert!(std::panic::catch_unwind(|| scrubbed(|| panic!("as it should"))).is_err());
         assert!(!handles_secret());
     }
