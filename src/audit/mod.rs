@@ -16,7 +16,6 @@ mod signers;
 mod store;
 mod tree;
 mod verify;
-mod verify_keys;
 mod writer;
 
 pub use archive::Archive;

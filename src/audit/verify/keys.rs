@@ -1,7 +1,7 @@
 //! Which keys a log was signed with when, as its own entries tell.
 
-use super::checkpoint::{Checkpoint, VerifierKey};
-use super::entry::Event;
+use crate::audit::checkpoint::{Checkpoint, VerifierKey};
+use crate::audit::entry::Event;
 use crate::model::{KeyId, KeyKind};
 
 /// The keys of a log over its life.
