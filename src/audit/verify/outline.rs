@@ -22,6 +22,9 @@ pub(super) struct EventOutline<'a> {
     pub(super) by: Option<ByOutline<'a>>,
     #[serde(default)]
     pub(super) user: Option<&'a str>,
+    /// Whose request was approved.
+    #[serde(default)]
+    pub(super) requester: Option<&'a str>,
     #[serde(borrow, default)]
     pub(super) request: Option<RequestOutline<'a>>,
     #[serde(default)]
@@ -54,20 +57,137 @@ impl Outline<'_> {
     /// What the database should have copied out of it.
     pub(super) fn columns(&self) -> Columns<'_> {
         let event = &self.event;
-        // Of these, the first two are about what somebody asked for, and the rest about somebody.
-        let asks = matches!(event.kind, "certificate-issued" | "request-refused");
-        let request = event.request.as_ref().filter(|_| asks);
+        let request = event.request.as_ref();
+        // Who had a policy set loaded was never among what is searched.
+        let by = event.by.as_ref().filter(|_| event.kind != "policy-loaded");
         Columns {
             time: self.time.as_millis(),
             kind: event.kind,
-            requester: event.by.as_ref().and_then(|by| by.requester),
-            subject: event.user,
+            requester: by.and_then(|by| by.requester),
+            subject: event.user.or(event.requester),
             role: request.map(|request| request.role),
             purpose: request.map(|request| request.purpose),
             serial: event
                 .certificate
                 .as_ref()
                 .map(|certificate| certificate.serial.get()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::{Entry, Event};
+    use crate::model::UserName;
+
+    /// An entry of each kind, and of some kinds more than one.
+    fn entries() -> Vec<String> {
+        let by = r#"{"requester":"bob","method":"ssh-key","fingerprint":"SHA256:x","source":"192.0.2.7","nonce":"n"}"#;
+        let refused = r#"{"request":"POST /v1","code":"denied","detail":"\"no\", \\ \n é"}"#;
+        let request =
+            r#"{"role":"deploy","purpose":"incident","reason":"say \"why\" ü","ttl":600}"#;
+        let decision = r#"{"policies":["a","b"],"policy_set":"sha256:0","circumstances":{"groups":["on-call"],"method":"ssh-key","key_type":"ssh-ed25519","source":"192.0.2.7","time":{"weekday":1,"hour":9,"minute":30}}}"#;
+        let certificate = r#"{"form":"x509-client","serial":"117687842870130601","key_id":"CN=app","valid_after":"2026-01-31T09:29:00Z","valid_before":"2026-01-31T09:45:00Z","ca":"SHA256:y","certificate":"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}"#;
+        let target = r#""role/deploy""#;
+        let time = r#""2026-01-31T09:30:00Z""#;
+        let events = [
+            r#"{"kind":"authority-created","version":"1","keys":[{"purpose":"log","public":"k"}]}"#.to_owned(),
+            r#"{"kind":"server-started","version":"1","policy_set":"sha256:0"}"#.to_owned(),
+            format!(r#"{{"kind":"clock-corrected","newest":{time}}}"#),
+            r#"{"kind":"policy-text","policy_set":"sha256:0","file":"a.cedar","part":1,"parts":2,"text":"permit(\n\t\"x\");\u0001"}"#.to_owned(),
+            r#"{"kind":"policy-loaded","policy_set":"sha256:0","files":[]}"#.to_owned(),
+            format!(r#"{{"kind":"policy-loaded","policy_set":"sha256:0","files":["a.cedar"],"by":{by}}}"#),
+            r#"{"kind":"user-enrolled","user":"eve","groups":["on-call"],"public_key":"k","by":null}"#.to_owned(),
+            format!(r#"{{"kind":"user-enrolled","user":"eve","groups":[],"public_key":"k","by":{by}}}"#),
+            format!(r#"{{"kind":"user-disabled","user":"eve","by":{by}}}"#),
+            format!(r#"{{"kind":"user-enabled","user":"eve","by":{by}}}"#),
+            format!(r#"{{"kind":"user-removed","user":"eve","by":{by}}}"#),
+            format!(r#"{{"kind":"key-enrolled","user":"eve","public_key":"k","by":{by}}}"#),
+            format!(r#"{{"kind":"key-removed","user":"eve","fingerprint":"SHA256:z","by":{by}}}"#),
+            r#"{"kind":"user-linked","user":"eve","account":{"provider":"p","subject":"s"}}"#.to_owned(),
+            format!(r#"{{"kind":"user-linked","user":"eve","account":{{"provider":"p","subject":"s"}},"by":{by}}}"#),
+            format!(r#"{{"kind":"user-unlinked","user":"eve","account":{{"provider":"p","subject":"s"}},"by":{by}}}"#),
+            format!(r#"{{"kind":"session-begun","user":"eve","account":{{"provider":"p","subject":"s"}},"public_key":"k","groups":[],"mfa":{{"verified":true,"attested":false,"time":{time}}},"on_device":true,"workload":{{"a":"b"}},"token":{{"sha256":"0","expires":{time}}},"expires":{time},"source":"::1"}}"#),
+            format!(r#"{{"kind":"session-touched","touched":"SHA256:z","counter":7,"mfa":{{"verified":true,"attested":false,"time":{time}}},"by":{by}}}"#),
+            format!(r#"{{"kind":"session-ended","user":"eve","fingerprint":"SHA256:z","by":{by}}}"#),
+            format!(r#"{{"kind":"approval-given","entry":5,"requester":"eve","request":{request},"expires":{time},"decision":{decision},"by":{by}}}"#),
+            format!(r#"{{"kind":"certificate-issued","by":{by},"request":{request},"decision":{decision},"certificate":{certificate}}}"#),
+            format!(r#"{{"kind":"host-certificate-issued","by":{by},"names":["db.example"],"decision":{decision},"certificate":{certificate}}}"#),
+            format!(r#"{{"kind":"server-certificate-issued","names":["ca.example"],"certificate":{certificate}}}"#),
+            format!(r#"{{"kind":"request-refused","by":{by},"request":null,"refused":{refused},"decision":null}}"#),
+            format!(r#"{{"kind":"request-refused","by":{by},"request":{request},"refused":{refused},"decision":{decision}}}"#),
+            format!(r#"{{"kind":"unauthenticated-refused","source":"192.0.2.7","fingerprint":null,"refused":{refused},"unlisted":0}}"#),
+            format!(r#"{{"kind":"counter-went-back","user":"eve","fingerprint":"SHA256:z","counter":6,"newest":7,"source":"192.0.2.7","refused":{refused}}}"#),
+            format!(r#"{{"kind":"host-invited","profile":{{"host":"db","names":["db.example"],"ssh":true,"database":false,"ttl":3600}},"token_sha256":"0","expires":{time},"by":{by}}}"#),
+            r#"{"kind":"host-joined","host":"db","public_key":"k","source":"192.0.2.7"}"#.to_owned(),
+            format!(r#"{{"kind":"host-certificate-renewed","by":{{"host":"db","fingerprint":"SHA256:z","source":"192.0.2.7","nonce":"n"}},"names":["db.example"],"certificate":{certificate}}}"#),
+            r#"{"kind":"host-confirmed","host":"db","trust":3,"source":"192.0.2.7"}"#.to_owned(),
+            r#"{"kind":"host-removed","host":"db","removed_by":null}"#.to_owned(),
+            format!(r#"{{"kind":"host-removed","host":"db","removed_by":{by}}}"#),
+            format!(r#"{{"kind":"locked","target":{target},"reason":"x","by":{by}}}"#),
+            format!(r#"{{"kind":"unlocked","target":{target},"by":{by}}}"#),
+            r#"{"kind":"ca-key-staged","new":{"key":"ssh-user-2","public":"k"},"by":null}"#.to_owned(),
+            format!(r#"{{"kind":"ca-key-activated","key":"ssh-user-2","cross":"a\n","by":{by}}}"#),
+            format!(r#"{{"kind":"ca-key-retired","key":"ssh-user-1","by":{by}}}"#),
+            format!(r#"{{"kind":"ca-key-cancelled","key":"ssh-user-2","by":{by}}}"#),
+            format!(r#"{{"kind":"ca-key-revoked","key":"ssh-user-2","reason":"x","successors":[{{"key":"ssh-user-3","public":"k"}}],"by":{by}}}"#),
+            format!(r#"{{"kind":"log-archived","file":"f","sha256":"0","first":0,"next":256,"kept":9,"by":{by}}}"#),
+            format!(r#"{{"kind":"log-restored","size":18446744073709551615,"backup":{time}}}"#),
+            r#"{"kind":"request-failed"}"#.to_owned(),
+        ];
+        let entry = |event| {
+            format!(r#"{{"index":1042,"time":"2026-01-31T09:30:00.250Z","event":{event}}}"#)
+        };
+        events.iter().map(entry).collect()
+    }
+
+    /// What the log's writer puts into the columns.
+    fn written(entry: &Entry) -> (u64, &str, [Option<&str>; 4], Option<u64>) {
+        let event = &entry.event;
+        let request = event.request();
+        let texts = [
+            event.requester().map(UserName::as_str),
+            event.subject().map(UserName::as_str),
+            request.map(|asked| asked.role.as_str()),
+            request.map(|asked| asked.purpose.as_str()),
+        ];
+        let serial = event.certificate().map(|issued| issued.serial.get());
+        (entry.time.as_millis(), event.kind(), texts, serial)
+    }
+
+    #[test]
+    fn of_each_kind_it_is_what_the_entry_says() {
+        let mut kinds = Vec::new();
+        for body in entries() {
+            let entry: Entry = serde_json::from_str(&body).expect(&body);
+            assert_eq!(serde_json::to_string(&entry).unwrap(), body);
+            let outline: Outline<'_> = serde_json::from_str(&body).unwrap();
+            assert_eq!((outline.index, outline.time), (entry.index.0, entry.time));
+            let columns = outline.columns();
+            let texts = [
+                columns.requester,
+                columns.subject,
+                columns.role,
+                columns.purpose,
+            ];
+            let columns = (columns.time, columns.kind, texts, columns.serial);
+            assert_eq!(columns, written(&entry), "{body}");
+            let certificate = outline.event.certificate.map(|outline| {
+                let text: String = serde_json::from_str(outline.certificate.get()).unwrap();
+                (outline.form.to_owned(), text)
+            });
+            let recorded = entry.event.certificate().cloned();
+            let recorded = recorded.map(|recorded| (recorded.form, recorded.certificate));
+            assert_eq!(certificate, recorded, "{body}");
+            kinds.push(entry.event.kind().to_owned());
+        }
+        // Serde names all that there are.
+        let unknown = serde_json::from_str::<Event>(r#"{"kind":"?"}"#)
+            .unwrap_err()
+            .to_string();
+        for kind in unknown.split('`').skip(3).step_by(2) {
+            assert!(kinds.iter().any(|known| known == kind), "{kind}");
         }
     }
 }
