@@ -4,6 +4,7 @@
 mod keys;
 mod outline;
 mod piece;
+mod scan;
 #[cfg(test)]
 mod tests;
 mod whole;

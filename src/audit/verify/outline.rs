@@ -1,13 +1,14 @@
 //! What verifying has to know of each entry.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::Columns;
+use super::scan::Scan;
 use crate::model::{Serial, Timestamp};
 
 /// What is read out of an entry to verify it.
-#[derive(Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct Outline<'a> {
     pub(super) index: u64,
     pub(super) time: Timestamp,
@@ -15,7 +16,7 @@ pub(super) struct Outline<'a> {
     pub(super) event: EventOutline<'a>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct EventOutline<'a> {
     pub(super) kind: &'a str,
     #[serde(borrow, default, alias = "removed_by")]
@@ -31,29 +32,60 @@ pub(super) struct EventOutline<'a> {
     pub(super) certificate: Option<CertificateOutline<'a>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct ByOutline<'a> {
     /// None when it is a host.
     #[serde(default)]
     pub(super) requester: Option<&'a str>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct RequestOutline<'a> {
     pub(super) role: &'a str,
     pub(super) purpose: &'a str,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct CertificateOutline<'a> {
     pub(super) form: &'a str,
     pub(super) serial: Serial,
     /// A JSON string, whose escaped line breaks only the check of the certificate has to read.
-    #[serde(borrow)]
-    pub(super) certificate: &'a RawValue,
+    #[serde(borrow, deserialize_with = "raw")]
+    pub(super) certificate: &'a str,
 }
 
-impl Outline<'_> {
+fn raw<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'de str, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(RawValue::get)
+}
+
+impl<'a> Outline<'a> {
+    /// Reads it out of the text of an entry.
+    pub(super) fn of(body: &'a str) -> Result<Self, serde_json::Error> {
+        match Self::scan(body) {
+            Some(outline) => Ok(outline),
+            // It says what is wrong, if anything is.
+            None => serde_json::from_str(body),
+        }
+    }
+
+    /// What serde would read, of an entry that looks as the server writes them.
+    fn scan(body: &'a str) -> Option<Self> {
+        let mut scan = Scan::new(body);
+        let (mut index, mut time, mut event) = (None, None, None);
+        scan.object(|scan, name| match name {
+            "index" => set(&mut index, scan.digits()?.parse().ok()?),
+            "time" => set(&mut time, scan.string()?.parse().ok()?),
+            "event" => set(&mut event, EventOutline::scan(scan)?),
+            _ => scan.skip(),
+        })?;
+        scan.end()?;
+        Some(Self {
+            index: index?,
+            time: time?,
+            event: event?,
+        })
+    }
+
     /// What the database should have copied out of it.
     pub(super) fn columns(&self) -> Columns<'_> {
         let event = &self.event;
@@ -75,8 +107,85 @@ impl Outline<'_> {
     }
 }
 
+impl<'a> EventOutline<'a> {
+    fn scan(scan: &mut Scan<'a>) -> Option<Self> {
+        let (mut kind, mut by, mut user) = (None, None, None);
+        let (mut requester, mut request, mut certificate) = (None, None, None);
+        scan.object(|scan, name| match name {
+            "kind" => set(&mut kind, scan.string()?),
+            "by" | "removed_by" => set(&mut by, scan.nullable(ByOutline::scan)?),
+            "user" => set(&mut user, scan.nullable(Scan::string)?),
+            "requester" => set(&mut requester, scan.nullable(Scan::string)?),
+            "request" => set(&mut request, scan.nullable(RequestOutline::scan)?),
+            "certificate" => set(&mut certificate, scan.nullable(CertificateOutline::scan)?),
+            _ => scan.skip(),
+        })?;
+        Some(Self {
+            kind: kind?,
+            by: by.flatten(),
+            user: user.flatten(),
+            requester: requester.flatten(),
+            request: request.flatten(),
+            certificate: certificate.flatten(),
+        })
+    }
+}
+
+impl<'a> ByOutline<'a> {
+    fn scan(scan: &mut Scan<'a>) -> Option<Self> {
+        let mut requester = None;
+        scan.object(|scan, name| match name {
+            "requester" => set(&mut requester, scan.nullable(Scan::string)?),
+            _ => scan.skip(),
+        })?;
+        Some(Self {
+            requester: requester.flatten(),
+        })
+    }
+}
+
+impl<'a> RequestOutline<'a> {
+    fn scan(scan: &mut Scan<'a>) -> Option<Self> {
+        let (mut role, mut purpose) = (None, None);
+        scan.object(|scan, name| match name {
+            "role" => set(&mut role, scan.string()?),
+            "purpose" => set(&mut purpose, scan.string()?),
+            _ => scan.skip(),
+        })?;
+        Some(Self {
+            role: role?,
+            purpose: purpose?,
+        })
+    }
+}
+
+impl<'a> CertificateOutline<'a> {
+    fn scan(scan: &mut Scan<'a>) -> Option<Self> {
+        let (mut form, mut serial, mut certificate) = (None, None, None);
+        scan.object(|scan, name| match name {
+            "form" => set(&mut form, scan.string()?),
+            "serial" => set(&mut serial, scan.string()?.parse().ok()?),
+            "certificate" => set(&mut certificate, scan.raw_string()?),
+            _ => scan.skip(),
+        })?;
+        Some(Self {
+            form: form?,
+            serial: serial?,
+            certificate: certificate?,
+        })
+    }
+}
+
+/// A member that is there twice is wrong.
+fn set<T>(member: &mut Option<T>, value: T) -> Option<()> {
+    member.replace(value).is_none().then_some(())
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
     use super::*;
     use crate::audit::{Entry, Event};
     use crate::model::UserName;
@@ -162,7 +271,7 @@ mod tests {
         for body in entries() {
             let entry: Entry = serde_json::from_str(&body).expect(&body);
             assert_eq!(serde_json::to_string(&entry).unwrap(), body);
-            let outline: Outline<'_> = serde_json::from_str(&body).unwrap();
+            let outline = Outline::of(&body).unwrap();
             assert_eq!((outline.index, outline.time), (entry.index.0, entry.time));
             let columns = outline.columns();
             let texts = [
@@ -174,7 +283,7 @@ mod tests {
             let columns = (columns.time, columns.kind, texts, columns.serial);
             assert_eq!(columns, written(&entry), "{body}");
             let certificate = outline.event.certificate.map(|outline| {
-                let text: String = serde_json::from_str(outline.certificate.get()).unwrap();
+                let text: String = serde_json::from_str(outline.certificate).unwrap();
                 (outline.form.to_owned(), text)
             });
             let recorded = entry.event.certificate().cloned();
@@ -188,6 +297,167 @@ mod tests {
             .to_string();
         for kind in unknown.split('`').skip(3).step_by(2) {
             assert!(kinds.iter().any(|known| known == kind), "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_writes_is_scanned() {
+        for body in entries() {
+            let all: Outline<'_> = serde_json::from_str(&body).unwrap();
+            // Serde writes control characters other than these with \u, which is rare.
+            assert_eq!(
+                Outline::scan(&body).is_some(),
+                !body.contains(r"\u"),
+                "{body}"
+            );
+            assert_eq!(Outline::of(&body).unwrap(), all);
+        }
+    }
+
+    /// What serde says is said, and the scan never says anything else.
+    fn agrees(text: &str) {
+        let all = serde_json::from_str::<Outline<'_>>(text);
+        if let Some(scanned) = Outline::scan(text) {
+            assert_eq!(Some(&scanned), all.as_ref().ok(), "{text}");
+        }
+        let said = |outline: Result<Outline<'_>, serde_json::Error>| match outline {
+            Ok(outline) => format!("{outline:?}"),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(said(Outline::of(text)), said(all), "{text}");
+    }
+
+    #[test]
+    fn what_is_odd_is_what_serde_says() {
+        let entry =
+            |event: &str| format!(r#"{{"index":1,"time":"2026-01-31T09:30:00Z","event":{event}}}"#);
+        for event in [
+            r#"{"kind":"a","kind":"b"}"#,
+            r#"{"kind":"a","by":null,"by":null}"#,
+            r#"{"kind":"a","by":null,"removed_by":{"requester":"bob"}}"#,
+            r#"{"kind":"a","user":"x","user":"y"}"#,
+            r#"{"kind":"a","other":1,"other":2}"#,
+            r#"{"kind":"\u0061"}"#,
+            r#"{"kin\u0064":"a"}"#,
+            r#"{"kind":"a\n"}"#,
+            r#"{"kind":null}"#,
+            r#"{"kind":1}"#,
+            r#"{"user":"x"}"#,
+            r#"{"kind":"a","user":"a\"b"}"#,
+            r#"{"kind":"a","user":1}"#,
+            r#"{"kind":"a","by":[null]}"#,
+            r#"{"kind":"a","by":["bob"]}"#,
+            r#"{"kind":"a","by":{"requester":"bob","requester":"eve"}}"#,
+            r#"{"kind":"a","request":["r","p"]}"#,
+            r#"{"kind":"a","request":{"role":"r"}}"#,
+            r#"{"kind":"a","request":{"role":null,"purpose":"p"}}"#,
+            r#"{"kind":"a","certificate":{"form":"f","serial":"0","certificate":"c"}}"#,
+            r#"{"kind":"a","certificate":{"form":"f","serial":"-1","certificate":"c"}}"#,
+            r#"{"kind":"a","certificate":{"form":"f","serial":"9223372036854775808","certificate":"c"}}"#,
+            r#"{"kind":"a","certificate":{"form":"f","serial":"+7","certificate":"c"}}"#,
+            r#"{"kind":"a","certificate":{"form":"f","serial":"007","certificate":"c"}}"#,
+            r#"{"kind":"a","certificate":{"form":"f","serial":7,"certificate":"c"}}"#,
+            r#"{"kind":"a","certificate":{"form":"f","serial":"7","certificate":{"a":"\u0000"}}}"#,
+            r#"{"kind":"a","certificate":{"form":"f","serial":"7","certificate":"\ud800"}}"#,
+            r#"{"kind":"a","certificate":{"form":"f","serial":"7"}}"#,
+            r#"{"kind":"a","x":1e400,"y":-0,"z":0.10}"#,
+            r#"{"kind":"a","x":-}"#,
+            r#"{"kind":"a" }"#,
+            "{\"kind\":\n\"a\"}",
+            "{\"kind\":\"a\u{0}\"}",
+            r#"{"kind":"a","x":"\x"}"#,
+            r#"["a",null,null,null,null]"#,
+            r#""a""#,
+            "null",
+            "{}",
+        ] {
+            agrees(&entry(event));
+        }
+        let event = r#"{"kind":"a"}"#;
+        for text in [
+            format!(r#"{{"index":01,"time":"2026-01-31T09:30:00Z","event":{event}}}"#),
+            format!(r#"{{"index":-1,"time":"2026-01-31T09:30:00Z","event":{event}}}"#),
+            format!(r#"{{"index":1.0,"time":"2026-01-31T09:30:00Z","event":{event}}}"#),
+            format!(
+                r#"{{"index":18446744073709551615,"time":"2026-01-31T09:30:00Z","event":{event}}}"#
+            ),
+            format!(
+                r#"{{"index":18446744073709551616,"time":"2026-01-31T09:30:00Z","event":{event}}}"#
+            ),
+            format!(r#"{{"index":"1","time":"2026-01-31T09:30:00Z","event":{event}}}"#),
+            format!(r#"{{"index":1,"time":"2026-01-31T09:30:00+01:00","event":{event}}}"#),
+            format!(r#"{{"index":1,"time":"2026-02-31T09:30:00Z","event":{event}}}"#),
+            format!(r#"{{"index":1,"time":"9999-12-31T23:59:60Z","event":{event}}}"#),
+            format!(r#"{{"index":1,"time":1,"event":{event}}}"#),
+            format!(r#"{{"index":1,"index":1,"time":"2026-01-31T09:30:00Z","event":{event}}}"#),
+            format!(
+                r#"{{"event":{event},"time":"2026-01-31T09:30:00Z","index":1,"more":[{event}]}}"#
+            ),
+            format!(r#" {{"index":1,"time":"2026-01-31T09:30:00Z","event":{event}}}"#),
+            format!(r#"{{"index":1,"time":"2026-01-31T09:30:00Z","event":{event}}} "#),
+            format!(r#"{{"index":1,"time":"2026-01-31T09:30:00Z","event":{event}}}x"#),
+            format!(r#"{{"index":1,"time":"2026-01-31T09:30:00Z","event":{event}}}{event}"#),
+            format!(r#"{{"index":1,"time":"2026-01-31T09:30:00Z","event":{event},}}"#),
+            format!(r#"[1,"2026-01-31T09:30:00Z",{event}]"#),
+            format!(r#"{{"index":1,"event":{event}}}"#),
+            String::new(),
+        ] {
+            agrees(&text);
+        }
+    }
+
+    #[test]
+    fn what_is_cut_short_is_what_serde_says() {
+        for body in entries() {
+            for end in 0..body.len() {
+                agrees(body.get(..end).unwrap_or_default());
+            }
+        }
+    }
+
+    /// Pieces of text that entries are made of, and some that they are not.
+    const PIECES: [&str; 24] = [
+        "\"",
+        "\\",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "0",
+        "-",
+        ".",
+        "e9",
+        " ",
+        "\n",
+        "\u{1}",
+        "null",
+        "true",
+        "\\n",
+        "\\u0041",
+        "\"by\":null,",
+        "\"kind\":\"a\",",
+        "\"user\":\"x\",",
+        "é",
+        "\"\"",
+    ];
+
+    proptest! {
+        #[test]
+        fn whatever_is_changed_is_what_serde_says(
+            which in any::<Index>(),
+            changes in prop::collection::vec((any::<Index>(), 0..4_usize, prop::sample::select(&PIECES[..])), 1..4),
+        ) {
+            let mut body = which.get(&entries()).clone();
+            for (place, removed, piece) in changes {
+                let mut places: Vec<usize> = body.char_indices().map(|(place, _)| place).collect();
+                places.push(body.len());
+                let place = place.index(places.len());
+                let end = (place + removed).min(places.len() - 1);
+                body.replace_range(places[place]..places[end], piece);
+                agrees(&body);
+            }
         }
     }
 }

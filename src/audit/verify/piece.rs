@@ -82,8 +82,8 @@ impl Piece {
         tree: &mut Frontier,
         issuers: &Option<Issuers>,
     ) -> Result<(), String> {
-        let outline: Outline<'_> = serde_json::from_str(stored.body)
-            .map_err(|error| format!("it can't be read: {error}"))?;
+        let outline =
+            Outline::of(stored.body).map_err(|error| format!("it can't be read: {error}"))?;
         let leaf = record_hash(stored.body.as_bytes());
         let computed = tree.append(leaf);
         if let Some(beside) = &stored.beside {
@@ -121,7 +121,7 @@ impl Piece {
                     serial,
                     certificate,
                 } = certificate;
-                let certificate: String = serde_json::from_str(certificate.get())
+                let certificate: String = serde_json::from_str(certificate)
                     .map_err(|error| format!("its certificate can't be read: {error}"))?;
                 match issuers.check(form, *serial, &certificate) {
                     Ok(()) => {}
