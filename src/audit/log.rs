@@ -85,8 +85,8 @@ impl Coming {
         Comer(&self.0)
     }
 
-    pub(super) fn any(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+    pub(super) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

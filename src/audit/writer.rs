@@ -21,6 +21,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// looked whether there are any.
 const LONGEST_HOLD: Duration = Duration::from_millis(4);
 const HOLD: Duration = Duration::from_micros(200);
+/// How many share a commit well enough when no more are coming than that: those are computed while it
+/// waits for the disk.
+const COMPANY: usize = 8;
 
 /// What the writer is asked.
 pub(super) enum Message {
@@ -115,7 +118,7 @@ impl Writer {
             let mut batch = Batch::default();
             self.take(first, &mut batch);
             if self.in_company {
-                self.hold();
+                self.hold(&messages);
             }
             while batch.waiting.len() < QUEUE {
                 let Ok(message) = messages.try_recv() else {
@@ -129,14 +132,17 @@ impl Writer {
 
     /// Waits for those whose entry will come in a moment. Nothing wakes the thread meanwhile, which
     /// is cheaper than being told of each.
-    fn hold(&self) {
+    fn hold(&self, messages: &mpsc::UnboundedReceiver<Message>) {
         let begin = Instant::now();
         // Between two of them there may be none for a moment.
-        let mut quiet = !self.coming.any();
+        let mut quiet = self.coming.count() == 0;
         while begin.elapsed() < LONGEST_HOLD {
             std::thread::sleep(HOLD);
-            let was_quiet = std::mem::replace(&mut quiet, !self.coming.any());
-            if was_quiet && quiet {
+            let coming = self.coming.count();
+            let was_quiet = std::mem::replace(&mut quiet, coming == 0);
+            // One was taken already.
+            let here = messages.len() + 1;
+            if was_quiet && quiet || here >= COMPANY.max(coming) {
                 break;
             }
         }
