@@ -1,6 +1,7 @@
 //! The log's SQLite database: all of the SQL there is.
 
 mod archives;
+mod backfill;
 mod reader;
 mod snapshot;
 mod whole;

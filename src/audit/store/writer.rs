@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
+use super::backfill::Backfill;
 use super::{
     APPLICATION_ID, Identity, SCHEMA, SCHEMA_VERSION, StoreError, StoredHashes, archives,
     check_format, identity, of_a_day, parse, passing, stored_checkpoint, timestamp, unreadable,
@@ -19,11 +20,16 @@ use crate::audit::{Entry, Event, LogError, Spent};
 use crate::keys::is_private;
 use crate::model::{EntryIndex, Serial, Timestamp, UserName};
 
+/// How much of the database is kept in memory, in KiB. The index by requester alone has a page for
+/// each that entries are added to.
+const CACHE: i64 = 16 * 1024;
 /// The length of an entry in a tile has two bytes (C2SP tlog-tiles).
 const LARGEST_ENTRY: usize = 65_535;
 
 /// The writing side. There is one, behind the log's writer thread.
 pub(in crate::audit) struct Store {
+    /// Gone before the connection, which is to be the last that is closed.
+    backfill: Backfill,
     connection: Connection,
     path: PathBuf,
     /// The files that were opened.
@@ -151,7 +157,7 @@ impl Store {
         Self::set_up(connection, path)
     }
 
-    fn set_up(connection: Connection, path: &Path) -> Result<Self, StoreError> {
+    fn set_up(mut connection: Connection, path: &Path) -> Result<Self, StoreError> {
         connection.busy_timeout(Duration::from_secs(5))?;
         // Asked for at each opening: a copy that SQLite made has lost it, and with it the promise
         // of what a commit means.
@@ -166,7 +172,9 @@ impl Store {
         // Makes the files that a commit needs.
         connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
         connection.set_prepared_statement_cache_capacity(32);
+        connection.pragma_update(None, "cache_size", -CACHE)?;
         Ok(Self {
+            backfill: Backfill::start(&mut connection, path)?,
             identity: identity(path)?,
             connection,
             path: path.to_owned(),
@@ -441,6 +449,7 @@ impl Store {
     /// Commits all of it in one transaction, or nothing. When it returns, it is on disk.
     pub(in crate::audit) fn commit(&mut self, commit: &Commit<'_>) -> Result<(), StoreError> {
         self.check_files()?;
+        let committing = self.backfill.commit();
         let mut transaction = self
             .connection
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -469,6 +478,8 @@ impl Store {
                 .execute([after.note()])?;
         }
         transaction.commit()?;
+        drop(committing);
+        self.backfill.committed();
         // What was deleted in the middle took the commit with it.
         self.check_files()
     }
