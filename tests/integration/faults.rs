@@ -92,6 +92,43 @@ fn failing_writes_and_syncs_lose_nothing_and_fork_nothing() {
     received.check(&ca.home);
 }
 
+#[test]
+fn a_database_that_may_not_be_on_disk_keeps_its_write_ahead_log() {
+    let home = Home::new();
+    let faults = home.folder.join("faults");
+    fs::write(&faults, "0").unwrap();
+    let ca = Ca::on(home);
+    let bob = ca.enrol("bob", &["on-call"]);
+    let home = ca.stop();
+    let (database, before) = (home.database(), home.folder.join("before"));
+    fs::copy(&database, &before).unwrap();
+    let ca = Ca::with(home, |serve| {
+        serve
+            .env("LD_PRELOAD", library())
+            .env("FAULTS_FILE", &faults);
+    });
+    let received = Received::default();
+    fs::write(&faults, "1000 database syncs").unwrap();
+    let refused = under_load(&ca, &bob, &received, || {
+        wait_until("a sync failed", || {
+            ca.server_log().contains("may not be on disk")
+        });
+    });
+    assert_eq!(refused, 0, "commits are on disk all the same");
+    // Later ones may succeed without having brought anything to disk.
+    fs::write(&faults, "0").unwrap();
+    for _ in 0..100 {
+        assert_eq!(received.ask(&ca, &bob), Some(200));
+    }
+    let home = ca.stop();
+    // Nothing was.
+    fs::copy(&before, &database).unwrap();
+    let ca = Ca::on(home);
+    received.check(&ca.home);
+    assert_eq!(received.ask(&ca, &bob), Some(200));
+    received.check(&ca.stop());
+}
+
 /// A file system of a few megabytes, gone at the end.
 struct Small(PathBuf);
 

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -25,7 +25,8 @@ const LONGEST: u32 = 4096;
 /// would have one of the commits do that, and whoever waits for it wait for another fsync.
 ///
 /// What was committed is safe in either file. When it fails, the log grows, and it is tried again
-/// after the next pages.
+/// after the next pages; but when a sync fails, nobody knows any more what of the database is on disk,
+/// whatever later syncs say (fsync(2)), and the log is kept for the next start to bring in again.
 pub(super) struct Backfill {
     shared: Arc<Shared>,
     /// How many pages there were when the thread was last woken.
@@ -40,6 +41,8 @@ struct Shared {
     pages: AtomicU32,
     /// Held by commits, and by the thread while there may be none.
     committing: Mutex<()>,
+    /// A sync failed.
+    uncertain: AtomicBool,
 }
 
 impl Shared {
@@ -105,40 +108,64 @@ impl Backfill {
             self.woken_at = pages;
         }
     }
-}
 
-impl Drop for Backfill {
-    fn drop(&mut self) {
+    /// Ends it, and says whether what it brought in is on disk.
+    pub(super) fn end(&mut self) -> bool {
         self.wake = None;
         if let Some(thread) = self.thread.take() {
             // A panic was reported where it happened.
             thread.join().ok();
         }
+        !self.shared.uncertain.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Backfill {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
 fn run(connection: &Connection, shared: &Shared, woken: &Receiver<()>) {
     while woken.recv().is_ok() {
-        if let Err(error) = bring_in(connection, shared) {
-            tracing::error!(
+        match bring_in(connection, shared) {
+            Ok(()) => {}
+            Err(Failure::Fill(error)) => tracing::error!(
                 %error,
                 "the audit log's write-ahead log grows: it can't be brought into the database"
-            );
+            ),
+            Err(Failure::Sync(error)) => {
+                shared.uncertain.store(true, Ordering::Relaxed);
+                tracing::error!(
+                    %error,
+                    "what the audit log's database has may not be on disk: its write-ahead log has \
+                     it as well, and is kept and grows until the server is started again; see to \
+                     the disk first"
+                );
+                return;
+            }
         }
     }
+}
+
+/// Why pages are not in the database, or not for certain.
+#[derive(Debug)]
+enum Failure {
+    Fill(rusqlite::Error),
+    Sync(rusqlite::Error),
 }
 
 /// Brings in what there is while commits add more, and when there is much, then the rest without any:
 /// only when nothing is left is the file written from the start again. Then SQLite syncs the
 /// database, too; done before, that does not keep commits waiting for long.
-fn bring_in(connection: &Connection, shared: &Shared) -> Result<(), rusqlite::Error> {
-    fill(connection)?;
-    sync(connection)?;
+fn bring_in(connection: &Connection, shared: &Shared) -> Result<(), Failure> {
+    fill(connection).map_err(Failure::Fill)?;
+    sync(connection).map_err(Failure::Sync)?;
     if shared.pages() < LONGEST {
         return Ok(());
     }
     let _no_commits = shared.lock();
-    fill(connection)
+    fill(connection).map_err(Failure::Fill)
 }
 
 fn fill(connection: &Connection) -> Result<(), rusqlite::Error> {
@@ -274,8 +301,7 @@ mod tests {
         let pages = std::iter::repeat_with(|| log.commit()).take(20).last();
         assert!(pages.is_some_and(|pages| pages > EVERY));
         // Two at a time would leave it to each other.
-        log.backfill.wake = None;
-        log.backfill.thread.take().unwrap().join().unwrap();
+        assert!(log.backfill.end());
         log.backfill.shared.pages.store(LONGEST, Ordering::Relaxed);
         let other = log.reader();
         bring_in(&other, &log.backfill.shared).unwrap();

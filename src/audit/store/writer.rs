@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::backfill::Backfill;
@@ -28,7 +29,6 @@ const LARGEST_ENTRY: usize = 65_535;
 
 /// The writing side. There is one, behind the log's writer thread.
 pub(in crate::audit) struct Store {
-    /// Gone before the connection, which is to be the last that is closed.
     backfill: Backfill,
     connection: Connection,
     path: PathBuf,
@@ -501,6 +501,18 @@ impl Store {
     fn checkpoint(&self) -> Result<(), rusqlite::Error> {
         self.connection
             .query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if !self.backfill.end() {
+            // The last connection that is closed would bring in the rest and delete the file.
+            let keep = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+            if let Err(error) = self.connection.set_db_config(keep, true) {
+                tracing::error!(%error, "the audit log's write-ahead log can't be kept");
+            }
+        }
     }
 }
 
