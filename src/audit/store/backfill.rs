@@ -215,6 +215,8 @@ mod tests {
         fn new(name: &str) -> Self {
             let name = format!("hallpass-backfill-{name}-{}", std::process::id());
             let folder = std::env::temp_dir().join(name);
+            // What a test left that was killed.
+            fs::remove_dir_all(&folder).ok();
             fs::create_dir(&folder).unwrap();
             let mut writer = Connection::open(folder.join("log.db")).unwrap();
             writer
