@@ -2,6 +2,7 @@
 //! nonce, the serial and the validity are inputs. What is on each certificate is specified in
 //! docs/certificates.md.
 
+mod ed25519;
 mod foreign;
 mod inspect;
 mod issuer;
@@ -10,6 +11,7 @@ mod ssh;
 mod subject;
 mod x509;
 
+pub use ed25519::Ed25519Signature;
 pub use foreign::{ForeignCa, ForeignCaError, certificate_pem};
 pub use inspect::{InspectError, Inspected, inspect};
 pub use issuer::{IssuerError, Issuers};

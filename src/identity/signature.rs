@@ -6,7 +6,7 @@ use signature::Verifier as _;
 use ssh_key::public::KeyData;
 use ssh_key::{Algorithm, HashAlg, Mpint, Signature, SshSig};
 
-use crate::certificate::check_ssh_key;
+use crate::certificate::{Ed25519Signature, check_ssh_key};
 
 /// The SSHSIG namespace of requests.
 pub const REQUEST_NAMESPACE: &str = "hallpass-request-v1";
@@ -78,26 +78,29 @@ impl Touch {
 /// # Errors
 /// When the namespace is another, the key is weak, or the signature does not fit.
 pub fn verify(sig: &SshSig, namespace: &str, message: &[u8]) -> Result<Signed, SignatureError> {
-    let unverified = Unverified::new(sig, namespace, message)?;
-    let fits = match unverified.ed25519()? {
-        Some(signature) => signature.verify(),
-        None => unverified.fits(),
+    let unverified = Unverified::new(sig, namespace, message, ed25519_key)?;
+    let fits = match &unverified {
+        Unverified::Ed25519(signature) => signature.verify(),
+        Unverified::Other(signed) => fits(sig, signed),
     };
-    unverified.when(fits)
+    made(sig, fits)
 }
 
 /// An SSHSIG for the right namespace, by a key of a kind and strength that is taken.
-pub(super) struct Unverified<'a> {
-    sig: &'a SshSig,
-    /// What the key signed.
-    signed: Vec<u8>,
+pub(super) enum Unverified {
+    /// It can be verified together with others.
+    Ed25519(Box<Ed25519Signature>),
+    /// What a key of another kind signed, for [`fits`].
+    Other(Vec<u8>),
 }
 
-impl<'a> Unverified<'a> {
+impl Unverified {
+    /// `ed25519_key` does what [the function](ed25519_key) does.
     pub(super) fn new(
-        sig: &'a SshSig,
+        sig: &SshSig,
         namespace: &str,
         message: &[u8],
+        ed25519_key: impl FnOnce(&[u8; 32]) -> Result<VerifyingKey, SignatureError>,
     ) -> Result<Self, SignatureError> {
         if sig.namespace() != namespace || !sig.reserved().is_empty() {
             return Err(SignatureError::Namespace);
@@ -105,94 +108,63 @@ impl<'a> Unverified<'a> {
         check_ssh_key(sig.public_key()).map_err(|_| SignatureError::WeakKey)?;
         let signed = SshSig::signed_data(namespace, sig.hash_alg(), message)
             .map_err(|_| SignatureError::Mismatch)?;
-        Ok(Self { sig, signed })
-    }
-
-    /// The signature by itself when it is Ed25519's, which can be verified together with others.
-    pub(super) fn ed25519(&self) -> Result<Option<Ed25519Signature>, SignatureError> {
-        let KeyData::Ed25519(key) = self.sig.public_key() else {
-            return Ok(None);
+        let KeyData::Ed25519(key) = sig.public_key() else {
+            return Ok(Self::Other(signed));
         };
-        if self.sig.signature().algorithm() != Algorithm::Ed25519 {
+        if sig.signature().algorithm() != Algorithm::Ed25519 {
             return Err(SignatureError::Mismatch);
         }
-        let mismatch = |_| SignatureError::Mismatch;
-        let key = VerifyingKey::from_bytes(&key.0).map_err(mismatch)?;
-        // It would fit signatures that anybody can make.
-        if key.is_weak() {
-            return Err(SignatureError::WeakKey);
-        }
-        Ok(Some(Ed25519Signature {
-            key,
-            signature: ed25519_dalek::Signature::from_slice(self.sig.signature_bytes())
-                .map_err(mismatch)?,
-            signed: self.signed.clone(),
-        }))
-    }
-
-    /// Verifies one that is not Ed25519's.
-    pub(super) fn fits(&self) -> bool {
-        let Self { sig, signed } = self;
-        let key = sig.public_key();
-        match key {
-            KeyData::Rsa(key) => verify_rsa(&key.n, &key.e, sig.signature(), signed),
-            // The rest is rare enough for `ssh-key`'s own slower arithmetic.
-            KeyData::Ecdsa(_) => key.verify(signed, sig.signature()).is_ok(),
-            KeyData::SkEd25519(_) | KeyData::SkEcdsaSha2NistP256(_) => {
-                self.touch().is_some()
-                    && sig.signature().algorithm() == key.algorithm()
-                    && key.verify(signed, sig.signature()).is_ok()
-            }
-            _ => false,
-        }
-    }
-
-    /// What made it, when it fits.
-    pub(super) fn when(&self, fits: bool) -> Result<Signed, SignatureError> {
-        if !fits {
-            return Err(SignatureError::Mismatch);
-        }
-        Ok(Signed {
-            key: self.sig.public_key().clone(),
-            touch: self.touch(),
-        })
-    }
-
-    fn touch(&self) -> Option<Touch> {
-        match self.sig.public_key() {
-            KeyData::SkEd25519(_) | KeyData::SkEcdsaSha2NistP256(_) => {
-                Touch::of(self.sig.signature())
-            }
-            _ => None,
-        }
+        let key = ed25519_key(&key.0)?;
+        Ed25519Signature::new(key, sig.signature_bytes(), signed)
+            .map(|signature| Self::Ed25519(Box::new(signature)))
+            .ok_or(SignatureError::Mismatch)
     }
 }
 
-/// An Ed25519 signature (RFC 8032) with all that it takes to verify it.
-pub(super) struct Ed25519Signature {
-    /// Not of low order.
-    key: VerifyingKey,
-    signature: ed25519_dalek::Signature,
-    signed: Vec<u8>,
+/// Reads an Ed25519 key (RFC 8032, section 5.1.3).
+///
+/// # Errors
+/// When it is no point of the curve, or one of low order: that would fit signatures that anybody
+/// can make.
+pub(super) fn ed25519_key(key: &[u8; 32]) -> Result<VerifyingKey, SignatureError> {
+    let key = VerifyingKey::from_bytes(key).map_err(|_| SignatureError::Mismatch)?;
+    if key.is_weak() {
+        return Err(SignatureError::WeakKey);
+    }
+    Ok(key)
 }
 
-impl Ed25519Signature {
-    pub(super) fn verify(&self) -> bool {
-        self.key
-            .verify_strict(&self.signed, &self.signature)
-            .is_ok()
+/// Whether a signature that is not Ed25519's fits what its key should have signed.
+pub(super) fn fits(sig: &SshSig, signed: &[u8]) -> bool {
+    let key = sig.public_key();
+    match key {
+        KeyData::Rsa(key) => verify_rsa(&key.n, &key.e, sig.signature(), signed),
+        // The rest is rare enough for `ssh-key`'s own slower arithmetic.
+        KeyData::Ecdsa(_) => key.verify(signed, sig.signature()).is_ok(),
+        KeyData::SkEd25519(_) | KeyData::SkEcdsaSha2NistP256(_) => {
+            touch(sig).is_some()
+                && sig.signature().algorithm() == key.algorithm()
+                && key.verify(signed, sig.signature()).is_ok()
+        }
+        _ => false,
     }
+}
 
-    /// Whether all of them fit: a random linear combination of their equations, which costs
-    /// less than half as much for each when there are many (Bernstein et al., "High-speed
-    /// high-security signatures", section 5). Beside those that [verify](Self::verify)
-    /// takes it may take one in which the owner of the key hid a point of low order. Whoever has
-    /// the key could as well have signed as they should, and nobody else can make such a signature.
-    pub(super) fn verify_all(signatures: &[Self]) -> bool {
-        let signed: Vec<&[u8]> = signatures.iter().map(|one| &*one.signed).collect();
-        let keys: Vec<VerifyingKey> = signatures.iter().map(|one| one.key).collect();
-        let signatures: Vec<_> = signatures.iter().map(|one| one.signature).collect();
-        ed25519_dalek::verify_batch(&signed, &signatures, &keys).is_ok()
+/// What made a signature, when it fits.
+pub(super) fn made(sig: &SshSig, fits: bool) -> Result<Signed, SignatureError> {
+    if !fits {
+        return Err(SignatureError::Mismatch);
+    }
+    Ok(Signed {
+        key: sig.public_key().clone(),
+        touch: touch(sig),
+    })
+}
+
+fn touch(sig: &SshSig) -> Option<Touch> {
+    match sig.public_key() {
+        KeyData::SkEd25519(_) | KeyData::SkEcdsaSha2NistP256(_) => Touch::of(sig.signature()),
+        _ => None,
     }
 }
 

@@ -1,13 +1,19 @@
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
+use ed25519_dalek::VerifyingKey;
 use ssh_key::SshSig;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
-use super::signature::{Ed25519Signature, SignatureError, Signed, Unverified};
+use super::REQUEST_NAMESPACE;
+use super::signature::{SignatureError, Signed, Unverified, ed25519_key, fits, made};
+use crate::certificate::Ed25519Signature;
 
 /// How many are verified together. More hardly cost less each, and keep a thread longer.
 const LARGEST: usize = 16;
+/// How many keys are remembered, in some 4 MB. Past it, all are forgotten.
+const MOST_KEYS: usize = 16_384;
 
 /// Verifies signatures, those together that come at the same time: of Ed25519 that costs less than
 /// half for each. Nothing waits for others that may come: whoever is first lets those go ahead
@@ -15,6 +21,7 @@ const LARGEST: usize = 16;
 #[derive(Default)]
 pub struct Verifier {
     waiting: Mutex<Vec<Waiting>>,
+    keys: RequestKeys,
 }
 
 /// Fewer than [`LARGEST`] at any time. When there are some, the first has a [`Leader`].
@@ -34,12 +41,16 @@ impl Verifier {
         namespace: &str,
         message: &[u8],
     ) -> Result<Signed, SignatureError> {
-        let unverified = Unverified::new(sig, namespace, message)?;
-        let fits = match unverified.ed25519()? {
-            Some(signature) => self.fits(signature).await,
-            None => unverified.fits(),
+        let unverified = Unverified::new(sig, namespace, message, |key| match namespace {
+            REQUEST_NAMESPACE => self.keys.read(key),
+            // The key to be certified is mostly a new one.
+            _ => ed25519_key(key),
+        })?;
+        let fits = match unverified {
+            Unverified::Ed25519(signature) => self.fits(*signature).await,
+            Unverified::Other(signed) => fits(sig, &signed),
         };
-        unverified.when(fits)
+        made(sig, fits)
     }
 
     async fn fits(&self, signature: Ed25519Signature) -> bool {
@@ -67,6 +78,29 @@ impl Verifier {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The Ed25519 keys that requests were signed with of late, enrolled or not, as points of the curve:
+/// finding those takes a third as long as verifying a signature with others.
+#[derive(Default)]
+struct RequestKeys(RwLock<HashMap<[u8; 32], VerifyingKey>>);
+
+impl RequestKeys {
+    /// Does what [`ed25519_key`] does.
+    fn read(&self, key: &[u8; 32]) -> Result<VerifyingKey, SignatureError> {
+        let keys = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = keys.get(key) {
+            return Ok(*found);
+        }
+        drop(keys);
+        let found = ed25519_key(key)?;
+        let mut keys = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if keys.len() >= MOST_KEYS {
+            keys.clear();
+        }
+        keys.insert(*key, found);
+        Ok(found)
     }
 }
 
