@@ -1,5 +1,7 @@
 use std::fmt;
 
+use ed25519_dalek::pkcs8::DecodePrivateKey as _;
+use ed25519_dalek::{Signer as _, SigningKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1,
@@ -100,7 +102,7 @@ pub struct Signer {
 }
 
 enum Secret {
-    Ed25519(Locked<Ed25519KeyPair>),
+    Ed25519(Locked<SigningKey>),
     Ecdsa(Locked<EcdsaKeyPair>),
     Token(TokenKey),
 }
@@ -117,8 +119,8 @@ impl Signer {
         let random = SystemRandom::new();
         let (secret, public_key) = scrubbed(|| match algorithm.ecdsa() {
             None => {
-                let key = Ed25519KeyPair::from_pkcs8(document).ok()?;
-                let public_key = key.public_key().as_ref().to_vec();
+                let key = SigningKey::from_pkcs8_der(document).ok()?;
+                let public_key = key.verifying_key().to_bytes().to_vec();
                 Some((Secret::Ed25519(Locked::new(key)), public_key))
             }
             Some(ecdsa) => {
@@ -187,7 +189,7 @@ impl Signer {
     /// When the system gives no randomness for an ECDSA signature, or the token can't be used.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         scrubbed_signing(|| match &self.secret {
-            Secret::Ed25519(key) => Ok(key.sign(message).as_ref().to_vec()),
+            Secret::Ed25519(key) => Ok(key.sign(message).to_vec()),
             Secret::Ecdsa(key) => key
                 .sign(&self.random, message)
                 .map(|signature| signature.as_ref().to_vec())
