@@ -1,20 +1,40 @@
 //! Whether a certificate that is on record was signed by one of the CA's keys.
 
-use ssh_key::Certificate;
+use ed25519_dalek::VerifyingKey;
+use ssh_encoding::Encode as _;
 use ssh_key::public::KeyData;
+use ssh_key::{Algorithm, Certificate};
 use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::parse_public_key;
+use super::{Ed25519Signature, parse_public_key};
 use crate::model::Serial;
 
 /// The CA keys that may have signed, each for its kind of certificate.
 #[derive(Clone, Debug, Default)]
 pub struct Issuers {
-    ssh_user: Vec<KeyData>,
-    ssh_host: Vec<KeyData>,
+    ssh_user: Vec<SshIssuer>,
+    ssh_host: Vec<SshIssuer>,
     /// Issuing CAs' certificates in DER.
     x509: Vec<Vec<u8>>,
+}
+
+#[derive(Clone, Debug)]
+struct SshIssuer {
+    key: KeyData,
+    /// The same, if it is one of Ed25519 and not of low order.
+    ed25519: Option<VerifyingKey>,
+}
+
+impl SshIssuer {
+    fn new(key: KeyData) -> Self {
+        let ed25519 = key.ed25519();
+        let ed25519 = ed25519.and_then(|key| VerifyingKey::from_bytes(&key.0).ok());
+        Self {
+            ed25519: ed25519.filter(|key| !key.is_weak()),
+            key,
+        }
+    }
 }
 
 impl Issuers {
@@ -26,7 +46,7 @@ impl Issuers {
     pub fn introduce(&mut self, kind: &str, public: &str) -> Result<(), IssuerError> {
         let ssh = || {
             parse_public_key(public)
-                .map(|key| key.key_data().clone())
+                .map(|key| SshIssuer::new(key.key_data().clone()))
                 .map_err(|_| IssuerError::Key)
         };
         match kind {
@@ -43,10 +63,26 @@ impl Issuers {
     /// # Errors
     /// When it was not.
     pub fn check(&self, form: &str, serial: Serial, text: &str) -> Result<(), IssuerError> {
+        match self.check_but(form, serial, text)? {
+            Some(signature) if !signature.verify() => Err(IssuerError::Signature),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same but for the signature that it gives, which is left to be verified with others.
+    ///
+    /// # Errors
+    /// When it was not.
+    pub fn check_but(
+        &self,
+        form: &str,
+        serial: Serial,
+        text: &str,
+    ) -> Result<Option<Ed25519Signature>, IssuerError> {
         match form {
             "ssh-user" => check_ssh(&self.ssh_user, serial, text),
             "ssh-host" => check_ssh(&self.ssh_host, serial, text),
-            "x509-client" | "x509-server" => self.check_x509(serial, text),
+            "x509-client" | "x509-server" => self.check_x509(serial, text).map(|()| None),
             _ => Err(IssuerError::Form),
         }
     }
@@ -72,16 +108,40 @@ impl Issuers {
     }
 }
 
-fn check_ssh(keys: &[KeyData], serial: Serial, text: &str) -> Result<(), IssuerError> {
+fn check_ssh(
+    issuers: &[SshIssuer],
+    serial: Serial,
+    text: &str,
+) -> Result<Option<Ed25519Signature>, IssuerError> {
     let certificate = Certificate::from_openssh(text).map_err(|_| IssuerError::Certificate)?;
     if certificate.serial() != serial.get() {
         return Err(IssuerError::Serial);
     }
-    if keys.contains(certificate.signature_key()) && certificate.verify_signature().is_ok() {
-        Ok(())
-    } else {
-        Err(IssuerError::Signature)
+    let mut issuers = issuers.iter();
+    let issuer = issuers
+        .find(|issuer| issuer.key == *certificate.signature_key())
+        .ok_or(IssuerError::Signature)?;
+    match issuer.ed25519 {
+        Some(key) if certificate.signature().algorithm() == Algorithm::Ed25519 => {
+            let signed = signed(&certificate).ok_or(IssuerError::Certificate)?;
+            Ed25519Signature::new(key, certificate.signature().as_bytes(), signed)
+                .map(Some)
+                .ok_or(IssuerError::Signature)
+        }
+        _ => match certificate.verify_signature() {
+            Ok(()) => Ok(None),
+            Err(_) => Err(IssuerError::Signature),
+        },
     }
+}
+
+/// What the CA signed of a certificate: all that stands before the signature
+/// (PROTOCOL.certkeys).
+fn signed(certificate: &Certificate) -> Option<Vec<u8>> {
+    let mut bytes = certificate.to_bytes().ok()?;
+    let signature = certificate.signature().encoded_len_prefixed().ok()?;
+    bytes.truncate(bytes.len().checked_sub(signature)?);
+    Some(bytes)
 }
 
 fn der(pem: &str) -> Option<Vec<u8>> {

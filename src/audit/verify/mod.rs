@@ -128,7 +128,7 @@ pub fn verify(
                 })
                 .collect();
             work.into_iter()
-                .map(|thread| thread.join().unwrap_or(Err(Wrong::Panicked)))
+                .map(|thread| thread.join().map_err(|_| Wrong::Panicked))
                 .collect()
         });
         // In order, so that what is named is the first that does not fit.

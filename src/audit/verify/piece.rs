@@ -7,11 +7,14 @@ use super::{Entries, PIECE, Stored, Wrong};
 use crate::audit::Entry;
 use crate::audit::entry::{Event, NewCaKey};
 use crate::audit::tree::{Frontier, Hash, record_hash};
-use crate::certificate::{IssuerError, Issuers};
+use crate::certificate::{Ed25519Signature, IssuerError, Issuers};
 use crate::model::{Serial, Timestamp};
 
 /// How the kinds of entry begin that CA keys are in.
 const CA_KEY: &str = "ca-key-";
+
+/// How many certificates' signatures are verified together. More would hardly cost less each.
+const TOGETHER: usize = 32;
 
 /// Entries that were verified among themselves.
 pub(super) struct Piece {
@@ -30,6 +33,10 @@ pub(super) struct Piece {
     pub(super) log_keys: Vec<(u64, Event)>,
     /// Certificates that no CA key signed which was known in front of the piece.
     pub(super) unsigned: Vec<(u64, Unsigned)>,
+    /// Certificates whose signatures are still to be verified.
+    unverified: Vec<(Ed25519Signature, (u64, Unsigned))>,
+    /// What does not fit in itself, behind the entries that were taken in.
+    pub(super) wrong: Option<Wrong>,
 }
 
 /// A certificate whose CA key is still to be found.
@@ -39,11 +46,7 @@ pub(super) struct Unsigned {
     pub(super) certificate: String,
 }
 
-pub(super) fn piece(
-    entries: &impl Entries,
-    range: Range<u64>,
-    issuers: &Option<Issuers>,
-) -> Result<Piece, Wrong> {
+pub(super) fn piece(entries: &impl Entries, range: Range<u64>, issuers: &Option<Issuers>) -> Piece {
     let mut piece = Piece {
         leaves: Vec::with_capacity(PIECE as usize),
         root: Hash::default(),
@@ -54,10 +57,12 @@ pub(super) fn piece(
         introduced: Vec::new(),
         log_keys: Vec::new(),
         unsigned: Vec::new(),
+        unverified: Vec::with_capacity(TOGETHER),
+        wrong: None,
     };
     let mut tree = Frontier::default();
     let mut next = range.start;
-    entries.read(range.clone(), &mut |stored| {
+    let read = entries.read(range.clone(), &mut |stored| {
         if stored.index.0 != next {
             return Err(Wrong::Missing { index: next });
         }
@@ -66,12 +71,16 @@ pub(super) fn piece(
             .map_err(|why| Wrong::Entry { index: next, why })?;
         next += 1;
         Ok(())
-    })?;
-    if next < range.end {
-        return Err(Wrong::Missing { index: next });
-    }
+    });
+    piece.wrong = match read {
+        Ok(()) if next < range.end => Some(Wrong::Missing { index: next }),
+        Ok(()) => None,
+        Err(wrong) => Some(wrong),
+    };
+    piece.verify_certificates();
+    piece.unsigned.sort_unstable_by_key(|(index, _)| *index);
     piece.root = tree.root();
-    Ok(piece)
+    piece
 }
 
 impl Piece {
@@ -123,17 +132,25 @@ impl Piece {
                 } = certificate;
                 let certificate: String = serde_json::from_str(certificate)
                     .map_err(|error| format!("its certificate can't be read: {error}"))?;
-                match issuers.check(form, *serial, &certificate) {
-                    Ok(()) => {}
+                let checked = issuers.check_but(form, *serial, &certificate);
+                let unsigned = |certificate| Unsigned {
+                    form: (*form).to_owned(),
+                    serial: *serial,
+                    certificate,
+                };
+                match checked {
+                    Ok(None) => {}
+                    Ok(Some(signature)) => {
+                        let unsigned = (index, unsigned(certificate));
+                        self.unverified.push((signature, unsigned));
+                        if self.unverified.len() == TOGETHER {
+                            self.verify_certificates();
+                        }
+                    }
                     // A key may have been introduced within the piece.
-                    Err(IssuerError::Signature) => self.unsigned.push((
-                        index,
-                        Unsigned {
-                            form: (*form).to_owned(),
-                            serial: *serial,
-                            certificate,
-                        },
-                    )),
+                    Err(IssuerError::Signature) => {
+                        self.unsigned.push((index, unsigned(certificate)));
+                    }
                     Err(error) => return Err(error.to_string()),
                 }
             }
@@ -149,6 +166,18 @@ impl Piece {
         }
         self.leaves.push(leaf);
         Ok(())
+    }
+
+    /// Finds those whose signature does not fit.
+    fn verify_certificates(&mut self) {
+        let (signatures, certificates): (Vec<_>, Vec<_>) = self.unverified.drain(..).unzip();
+        if Ed25519Signature::verify_all(&signatures) {
+            return;
+        }
+        let each = signatures.iter().zip(certificates);
+        let unsigned = each.filter(|(signature, _)| !signature.verify());
+        self.unsigned
+            .extend(unsigned.map(|(_, certificate)| certificate));
     }
 
     fn take_time(&mut self, time: Timestamp, kind: &str) -> Result<(), String> {

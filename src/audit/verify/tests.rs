@@ -1,3 +1,7 @@
+use ssh_key::certificate::Builder;
+use ssh_key::private::Ed25519Keypair;
+use ssh_key::{Certificate, PrivateKey};
+
 use super::*;
 use crate::audit::checkpoint::{NoteKind, NoteSigner};
 use crate::audit::tree::{Frontier, record_hash};
@@ -14,14 +18,23 @@ struct Memory {
 
 impl Memory {
     fn of(size: u64) -> Self {
+        Self::with(&ca(1), size, |_| r#"{"kind":"request-failed"}"#.to_owned())
+    }
+
+    /// The log of a CA, whose events are those but for the first.
+    fn with(ca: &PrivateKey, size: u64, event: impl Fn(u64) -> String) -> Self {
         let signer = NoteSigner::new("log", NoteKind::Checkpoint, Signer::throwaway()).unwrap();
         let created = format!(
-            r#"{{"kind":"authority-created","version":"1","keys":[{{"purpose":"log","public":"{}"}}]}}"#,
-            signer.verifier()
+            r#"{{"kind":"authority-created","version":"1","keys":[{{"purpose":"log","public":"{}"}},
+                {{"purpose":"ssh-user","public":"{}"}}]}}"#,
+            signer.verifier(),
+            ca.public_key().to_openssh().unwrap(),
         );
-        let failed = r#"{"kind":"request-failed"}"#;
         let body = |index| {
-            let event = if index == 0 { &created } else { failed };
+            let event = match index {
+                0 => created.clone(),
+                _ => event(index),
+            };
             format!(r#"{{"index":{index},"time":"2026-01-31T09:30:00Z","event":{event}}}"#)
         };
         let mut log = Self {
@@ -73,6 +86,26 @@ impl Entries for Memory {
         }
         Ok(())
     }
+}
+
+fn ca(seed: u8) -> PrivateKey {
+    PrivateKey::from(Ed25519Keypair::from_seed(&[seed; 32]))
+}
+
+/// A certificate with that serial number.
+fn certificate(ca: &PrivateKey, serial: u64) -> Certificate {
+    let mut builder = Builder::new([9; 16], ca.public_key().clone(), 0, 60).unwrap();
+    builder.serial(serial).unwrap();
+    builder.all_principals_valid().unwrap();
+    builder.sign(ca).unwrap()
+}
+
+/// The event of its issuance.
+fn issued(serial: u64, certificate: &Certificate) -> String {
+    let certificate = certificate.to_openssh().unwrap();
+    format!(
+        r#"{{"kind":"certificate-issued","certificate":{{"form":"ssh-user","serial":"{serial}","certificate":"{certificate}"}}}}"#
+    )
 }
 
 const LONG: u64 = 3 * PIECE + 5;
@@ -145,4 +178,83 @@ fn a_checkpoint_of_another_history_is_noticed_wherever_it_ends() {
         .unwrap();
     *log.checkpoints.last_mut().unwrap() = other;
     assert!(matches!(log.verify(&[]), Err(Wrong::Root { size: LONG })));
+}
+
+#[test]
+fn a_certificate_that_the_ca_did_not_sign_is_named_among_many_that_it_did() {
+    const SIZE: u64 = 70;
+    let ours = ca(1);
+    let forge = |way: usize, serial: u64| {
+        let of_bytes = |bytes: &[u8]| Certificate::from_bytes(bytes).unwrap();
+        let mut bytes = certificate(&ours, serial).to_bytes().unwrap();
+        let signature = bytes.len() - 64;
+        match way {
+            0 => return certificate(&ca(2), serial),
+            // Another's signature under our name.
+            1 => {
+                let others = certificate(&ca(2), serial);
+                bytes[signature..].copy_from_slice(others.signature().as_bytes());
+            }
+            // The halves of the signature, the number in the second not too large.
+            2 => bytes[signature] ^= 1,
+            3 => bytes[signature + 32] ^= 1,
+            // The number plus a multiple of the group's order, or near that.
+            4 => *bytes.last_mut().unwrap() ^= 0x10,
+            // Our signature of another's serial number.
+            5 => {
+                let other = certificate(&ours, 1000);
+                bytes[signature..].copy_from_slice(other.signature().as_bytes());
+            }
+            _ => {}
+        }
+        of_bytes(&bytes)
+    };
+    let with = |way: &dyn Fn(u64) -> Option<usize>| {
+        Memory::with(&ours, SIZE, |index| {
+            let certificate = match way(index) {
+                Some(way) => forge(way, index),
+                None => certificate(&ours, index),
+            };
+            issued(index, &certificate)
+        })
+    };
+    let log = |wrong: &[u64], way| with(&|index| wrong.contains(&index).then_some(way));
+    let verified = log(&[1], usize::MAX).verify(&[]).unwrap();
+    assert_eq!(verified.certificates, SIZE - 1);
+    let first = |log: Memory, entry: u64| {
+        let refused = log.verify(&[]).unwrap_err().to_string();
+        let named = format!("entry {entry} does not fit");
+        assert!(refused.starts_with(&named), "{refused}");
+    };
+    // Before one whose signature nobody has to verify.
+    let mixed = [(5, 1), (7, 0)];
+    let way = |index| mixed.iter().find(|(wrong, _)| *wrong == index);
+    first(with(&|index| way(index).map(|(_, way)| *way)), 5);
+    // Before and after what is found as the entries are read.
+    for (other, named) in [(41, 40), (39, 39)] {
+        let mut log = log(&[40], 1);
+        log.hashes[other][0] ^= 1;
+        first(log, named);
+    }
+    for wrong in [
+        &[1][..],
+        &[32],
+        &[33],
+        &[SIZE - 1],
+        &[40, 41, 5],
+        &[64, 3, 20],
+    ] {
+        for way in 0..=5 {
+            let refused = log(wrong, way).verify(&[]).unwrap_err().to_string();
+            let first = wrong.iter().min().unwrap();
+            assert_eq!(
+                refused,
+                format!(
+                    "entry {first} does not fit: no CA key that the log introduced signed its \
+                     certificate"
+                ),
+                "{wrong:?} {way}"
+            );
+        }
+    }
 }

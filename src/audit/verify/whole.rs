@@ -101,6 +101,9 @@ impl<'a> Whole<'a> {
             }
             self.last_time = last;
         }
+        if let Some(wrong) = piece.wrong {
+            return Err(wrong);
+        }
         let end = index + piece.leaves.len() as u64;
         let claimed_within = self.claims.range(index + 1..end).next().is_some();
         // What the last entry completes, from the root of a whole piece up.
