@@ -19,6 +19,8 @@ pub(super) struct Failure {
 impl Failure {
     /// The command line is wrong.
     pub(super) const USAGE: u8 = 64;
+    /// What was named can't be read.
+    pub(super) const NO_INPUT: u8 = 66;
 
     /// The answer to what was asked is no; what was printed says it.
     pub(super) fn no() -> Self {
@@ -32,7 +34,7 @@ impl Failure {
 
     /// A file that was named can't be read.
     pub(super) fn no_input(message: impl Display) -> Self {
-        Self::new(66, message)
+        Self::new(Self::NO_INPUT, message)
     }
 
     /// The CA can't be reached, or can't issue now.

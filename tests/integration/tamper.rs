@@ -1,12 +1,14 @@
 //! Whoever changes the log is found out, and what was changed is named.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::Path;
+use std::process::{Child, Stdio};
 
 use hallpass::audit::{Frontier, record_hash};
 use rusqlite::Connection;
 
-use crate::support::{Ca, Home, Person, Ran};
+use crate::support::{Ca, Folder, Home, Person, Ran, run};
 
 /// A log of some entries, whose server has stopped, and one of the people in it.
 fn log() -> (Home, Person) {
@@ -221,6 +223,62 @@ const TAMPERED: [Tamper; 14] = [
         "the newest checkpoint: the signature in the name of hallpass/",
     ),
 ];
+
+/// A verification that has the database open and waits for what is written to the pipe: the
+/// checkpoint that the log should continue.
+fn verification_that_waits(person: &Person, home: &Home, folder: &Folder) -> (Child, File) {
+    let since = folder.join("since");
+    run("mkfifo", [&since]).ok();
+    let verifying = person
+        .command()
+        .args(["audit", "verify", "--home"])
+        .arg(home.path())
+        .arg("--since")
+        .arg(&since)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Opened when the other side opens it.
+    let pipe = File::options().write(true).open(&since).unwrap();
+    (verifying, pipe)
+}
+
+#[test]
+fn a_database_that_is_cut_off_while_it_is_verified_does_not_verify() {
+    let (home, person) = log();
+    let checkpoint: String = Connection::open(home.database())
+        .unwrap()
+        .query_row(
+            "SELECT value FROM marks WHERE name = 'checkpoint'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    let folder = Folder::new();
+    let (verifying, mut pipe) = verification_that_waits(&person, &home, &folder);
+    let database = File::options().write(true).open(home.database()).unwrap();
+    database.set_len(4096).unwrap();
+    pipe.write_all(checkpoint.as_bytes()).unwrap();
+    drop(pipe);
+    let ran = Ran::from(verifying.wait_with_output().unwrap());
+    ran.fails_with(76, "THE LOG DOES NOT VERIFY: ");
+    ran.fails_with(76, " is damaged or no SQLite database");
+}
+
+/// Cut off while a page of it is read, it ends the process with this signal (mmap(2)).
+#[test]
+fn a_mapped_page_that_can_not_be_read_is_explained() {
+    let (home, person) = log();
+    let folder = Folder::new();
+    let (verifying, _pipe) = verification_that_waits(&person, &home, &folder);
+    let pid = i32::try_from(verifying.id()).unwrap();
+    // SAFETY: it is our own child, and was not waited for.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGBUS) }, 0);
+    let ran = Ran::from(verifying.wait_with_output().unwrap());
+    ran.fails_with(66, "hallpass: a part of the database can't be read: ");
+}
 
 #[test]
 fn verify_names_what_was_changed() {

@@ -71,6 +71,7 @@ fn in_home(args: &Verify, home: &Home) -> Result<(), Failure> {
         Some(key) => vec![key.clone()],
         None => home.log_keys().map_err(Failure::no_input)?,
     };
+    explain_bus_error();
     let path = home.database();
     let reader = Reader::open(&path).map_err(Failure::no_input)?;
     let cosigned = args.witness.iter().map(|witness| {
@@ -94,6 +95,26 @@ fn in_home(args: &Verify, home: &Home) -> Result<(), Failure> {
         return Err(Failure::log(Wrong::Unsigned { index: newest.size }));
     }
     say(args, &verified, &newest, &cosigned)
+}
+
+/// Says what the signal means that ends the process when a page of the mapped database can't be
+/// read (mmap(2)).
+fn explain_bus_error() {
+    extern "C" fn explain(_: libc::c_int) {
+        const MESSAGE: &[u8] =
+            b"\nhallpass: a part of the database can't be read: somebody cut the \
+            file off meanwhile, or the disk fails (the kernel's log tells, `dmesg`); nothing is \
+            verified. Keep the file, and restore a backup\n";
+        // SAFETY: both may be called in a signal's handler (signal-safety(7)), and MESSAGE is as long
+        // as is said.
+        unsafe {
+            libc::write(libc::STDERR_FILENO, MESSAGE.as_ptr().cast(), MESSAGE.len());
+            libc::_exit(Failure::NO_INPUT.into());
+        }
+    }
+    let explain: extern "C" fn(libc::c_int) = explain;
+    // SAFETY: the handler does nothing that a handler may not.
+    unsafe { libc::signal(libc::SIGBUS, explain as libc::sighandler_t) };
 }
 
 fn from_ca(args: &Verify) -> Result<(), Failure> {
