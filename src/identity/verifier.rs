@@ -233,6 +233,37 @@ mod tests {
         });
     }
 
+    #[test]
+    fn keys_are_remembered_for_what_they_are_and_not_all_of_them() {
+        let keys = RequestKeys::default();
+        let key = |seed: usize| {
+            let mut bytes = [7; 32];
+            bytes[..8].copy_from_slice(&seed.to_le_bytes());
+            Ed25519Keypair::from_seed(&bytes).public.0
+        };
+        for seed in (0..20).chain(0..20) {
+            let read = keys.read(&key(seed)).unwrap();
+            assert_eq!(read.as_bytes(), &key(seed));
+        }
+        // No point of the curve has it.
+        let mut none = [0; 32];
+        none[0] = 2;
+        for _ in 0..2 {
+            assert_eq!(keys.read(&none), Err(SignatureError::Mismatch));
+        }
+        assert_eq!(keys.0.read().unwrap().len(), 20);
+        let any = ed25519_key(&key(0)).unwrap();
+        let other = |number: usize| {
+            let mut bytes = [0xff; 32];
+            bytes[..8].copy_from_slice(&number.to_le_bytes());
+            (bytes, any)
+        };
+        let full = (20..MOST_KEYS).map(other);
+        keys.0.write().unwrap().extend(full);
+        assert_eq!(keys.read(&key(20)).unwrap().as_bytes(), &key(20));
+        assert_eq!(keys.0.read().unwrap().len(), 1);
+    }
+
     /// With the neutral point as a key, everything is signed by it and nothing.
     #[test]
     fn a_key_of_low_order_signs_nothing() {
