@@ -12,8 +12,8 @@ use crate::certificate::Ed25519Signature;
 
 /// How many are verified together. More hardly cost less each, and keep a thread longer.
 const LARGEST: usize = 16;
-/// How many keys are remembered, in some 4 MB. Past it, all are forgotten.
-const MOST_KEYS: usize = 16_384;
+/// How many keys are remembered, in some 2 MB: anybody can fill that. Past it, all are forgotten.
+const MOST_KEYS: usize = 4096;
 
 /// Verifies signatures, those together that come at the same time: of Ed25519 that costs less than
 /// half for each. Nothing waits for others that may come: whoever is first lets those go ahead
