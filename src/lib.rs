@@ -3,6 +3,7 @@
 //! The modules are a house. Each imports only from those above it in this list:
 //!
 //! - [`model`]: the vocabulary as types
+//! - `prepared`: what is made once and used often
 //! - [`keys`]: CA keys and their life
 //! - [`certificate`]: a grant and a signer become a certificate
 //! - [`policy`]: may this requester have this role, for this purpose, now?
@@ -36,4 +37,5 @@ pub mod keys;
 pub mod model;
 pub mod outbound;
 pub mod policy;
+mod prepared;
 pub mod witness;

@@ -1,5 +1,34 @@
 use ed25519_dalek::{Signature, VerifyingKey};
 
+/// A public key (RFC 8032, section 5.1.3) that signatures can be verified with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ed25519Key(VerifyingKey);
+
+impl Ed25519Key {
+    /// Finds the point of the curve whose encoding that is.
+    ///
+    /// # Errors
+    /// When there is none, or it is of low order.
+    pub fn read(key: &[u8; 32]) -> Result<Self, Ed25519KeyError> {
+        let key = VerifyingKey::from_bytes(key).map_err(|_| Ed25519KeyError::NoPoint)?;
+        if key.is_weak() {
+            return Err(Ed25519KeyError::LowOrder);
+        }
+        Ok(Self(key))
+    }
+}
+
+/// What is wrong with a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ed25519KeyError {
+    /// It is no point of the curve.
+    #[error("it is no Ed25519 key")]
+    NoPoint,
+    /// Signatures that anybody can make would fit it.
+    #[error("it is an Ed25519 key of low order, which anybody can sign with")]
+    LowOrder,
+}
+
 /// An Ed25519 signature (RFC 8032) with all that it takes to verify it.
 pub struct Ed25519Signature {
     key: VerifyingKey,
@@ -8,11 +37,10 @@ pub struct Ed25519Signature {
 }
 
 impl Ed25519Signature {
-    /// By a key that must not be of low order: that would fit signatures that anybody can make.
-    /// Nothing when these are no bytes of a signature.
-    pub fn new(key: VerifyingKey, signature: &[u8], signed: Vec<u8>) -> Option<Self> {
+    /// Of what that key should have signed. Nothing when these are no bytes of a signature.
+    pub fn new(key: Ed25519Key, signature: &[u8], signed: Vec<u8>) -> Option<Self> {
         Some(Self {
-            key,
+            key: key.0,
             signature: Signature::from_slice(signature).ok()?,
             signed,
         })

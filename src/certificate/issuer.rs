@@ -1,13 +1,12 @@
 //! Whether a certificate that is on record was signed by one of the CA's keys.
 
-use ed25519_dalek::VerifyingKey;
 use ssh_encoding::Encode as _;
 use ssh_key::public::KeyData;
 use ssh_key::{Algorithm, Certificate};
 use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Ed25519Signature, parse_public_key};
+use super::{Ed25519Key, Ed25519Signature, parse_public_key};
 use crate::model::Serial;
 
 /// The CA keys that may have signed, each for its kind of certificate.
@@ -22,18 +21,19 @@ pub struct Issuers {
 #[derive(Clone, Debug)]
 struct SshIssuer {
     key: KeyData,
-    /// The same, if it is one of Ed25519 and not of low order.
-    ed25519: Option<VerifyingKey>,
+    /// The same, if it is one of Ed25519.
+    ed25519: Option<Ed25519Key>,
 }
 
 impl SshIssuer {
-    fn new(key: KeyData) -> Self {
-        let ed25519 = key.ed25519();
-        let ed25519 = ed25519.and_then(|key| VerifyingKey::from_bytes(&key.0).ok());
-        Self {
-            ed25519: ed25519.filter(|key| !key.is_weak()),
+    fn new(public: &str) -> Result<Self, IssuerError> {
+        let key = parse_public_key(public).map_err(|_| IssuerError::Key)?;
+        let key = key.key_data().clone();
+        let ed25519 = key.ed25519().map(|key| Ed25519Key::read(&key.0));
+        Ok(Self {
+            ed25519: ed25519.transpose().map_err(|_| IssuerError::Key)?,
             key,
-        }
+        })
     }
 }
 
@@ -44,14 +44,9 @@ impl Issuers {
     /// # Errors
     /// When it can't be read.
     pub fn introduce(&mut self, kind: &str, public: &str) -> Result<(), IssuerError> {
-        let ssh = || {
-            parse_public_key(public)
-                .map(|key| SshIssuer::new(key.key_data().clone()))
-                .map_err(|_| IssuerError::Key)
-        };
         match kind {
-            "ssh-user" => self.ssh_user.push(ssh()?),
-            "ssh-host" => self.ssh_host.push(ssh()?),
+            "ssh-user" => self.ssh_user.push(SshIssuer::new(public)?),
+            "ssh-host" => self.ssh_host.push(SshIssuer::new(public)?),
             "x509-issuing" => self.x509.push(der(public).ok_or(IssuerError::Key)?),
             _ => {}
         }
@@ -63,17 +58,17 @@ impl Issuers {
     /// # Errors
     /// When it was not.
     pub fn check(&self, form: &str, serial: Serial, text: &str) -> Result<(), IssuerError> {
-        match self.check_but(form, serial, text)? {
+        match self.check_except_signature(form, serial, text)? {
             Some(signature) if !signature.verify() => Err(IssuerError::Signature),
             _ => Ok(()),
         }
     }
 
-    /// The same but for the signature that it gives, which is left to be verified with others.
+    /// The same except for an Ed25519 signature, which it gives to be verified with others.
     ///
     /// # Errors
     /// When it was not.
-    pub fn check_but(
+    pub fn check_except_signature(
         &self,
         form: &str,
         serial: Serial,
@@ -121,18 +116,18 @@ fn check_ssh(
     let issuer = issuers
         .find(|issuer| issuer.key == *certificate.signature_key())
         .ok_or(IssuerError::Signature)?;
-    match issuer.ed25519 {
-        Some(key) if certificate.signature().algorithm() == Algorithm::Ed25519 => {
-            let signed = signed(&certificate).ok_or(IssuerError::Certificate)?;
-            Ed25519Signature::new(key, certificate.signature().as_bytes(), signed)
-                .map(Some)
-                .ok_or(IssuerError::Signature)
-        }
-        _ => match certificate.verify_signature() {
-            Ok(()) => Ok(None),
-            Err(_) => Err(IssuerError::Signature),
-        },
+    let signature = certificate.signature();
+    let Some(key) = issuer.ed25519 else {
+        let verified = certificate.verify_signature();
+        return verified.map(|()| None).map_err(|_| IssuerError::Signature);
+    };
+    if signature.algorithm() != Algorithm::Ed25519 {
+        return Err(IssuerError::Signature);
     }
+    let signed = signed(&certificate).ok_or(IssuerError::Certificate)?;
+    Ed25519Signature::new(key, signature.as_bytes(), signed)
+        .map(Some)
+        .ok_or(IssuerError::Signature)
 }
 
 /// What the CA signed of a certificate: all that stands before the signature
@@ -167,4 +162,29 @@ pub enum IssuerError {
     /// Nobody of ours signed it.
     #[error("no CA key that the log introduced signed its certificate")]
     Signature,
+}
+
+#[cfg(test)]
+mod tests {
+    use ssh_key::public::Ed25519PublicKey;
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_anybody_can_sign_with_is_no_ca_key() {
+        let point = |first: u8| {
+            let mut point = [0; 32];
+            point[0] = first;
+            let key = KeyData::Ed25519(Ed25519PublicKey(point));
+            ssh_key::PublicKey::from(key).to_openssh().unwrap()
+        };
+        // The neutral point, one of order four, and no point of the curve.
+        for first in [1, 0, 2] {
+            let mut issuers = Issuers::default();
+            for kind in ["ssh-user", "ssh-host"] {
+                let refused = issuers.introduce(kind, &point(first));
+                assert_eq!(refused, Err(IssuerError::Key), "{first}");
+            }
+        }
+    }
 }

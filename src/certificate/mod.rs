@@ -11,7 +11,7 @@ mod ssh;
 mod subject;
 mod x509;
 
-pub use ed25519::Ed25519Signature;
+pub use ed25519::{Ed25519Key, Ed25519KeyError, Ed25519Signature};
 pub use foreign::{ForeignCa, ForeignCaError, certificate_pem};
 pub use inspect::{InspectError, Inspected, inspect};
 pub use issuer::{IssuerError, Issuers};

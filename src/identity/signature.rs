@@ -1,4 +1,3 @@
-use ed25519_dalek::VerifyingKey;
 use ring::signature::{
     RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512, RsaPublicKeyComponents,
 };
@@ -6,7 +5,7 @@ use signature::Verifier as _;
 use ssh_key::public::KeyData;
 use ssh_key::{Algorithm, HashAlg, Mpint, Signature, SshSig};
 
-use crate::certificate::{Ed25519Signature, check_ssh_key};
+use crate::certificate::{Ed25519Key, Ed25519KeyError, Ed25519Signature, check_ssh_key};
 
 /// The SSHSIG namespace of requests.
 pub const REQUEST_NAMESPACE: &str = "hallpass-request-v1";
@@ -28,6 +27,15 @@ pub enum SignatureError {
     /// Not this key's signature of this message.
     #[error("it does not fit the key and the message")]
     Mismatch,
+}
+
+impl From<Ed25519KeyError> for SignatureError {
+    fn from(error: Ed25519KeyError) -> Self {
+        match error {
+            Ed25519KeyError::NoPoint => Self::Mismatch,
+            Ed25519KeyError::LowOrder => Self::WeakKey,
+        }
+    }
 }
 
 /// What made a signature, and what it says of the moment.
@@ -78,7 +86,7 @@ impl Touch {
 /// # Errors
 /// When the namespace is another, the key is weak, or the signature does not fit.
 pub fn verify(sig: &SshSig, namespace: &str, message: &[u8]) -> Result<Signed, SignatureError> {
-    let unverified = Unverified::new(sig, namespace, message, ed25519_key)?;
+    let unverified = Unverified::new(sig, namespace, message, Ed25519Key::read)?;
     let fits = match &unverified {
         Unverified::Ed25519(signature) => signature.verify(),
         Unverified::Other(signed) => fits(sig, signed),
@@ -95,12 +103,12 @@ pub(super) enum Unverified {
 }
 
 impl Unverified {
-    /// `ed25519_key` does what [the function](ed25519_key) does.
+    /// `read` does what [`Ed25519Key::read`] does.
     pub(super) fn new(
         sig: &SshSig,
         namespace: &str,
         message: &[u8],
-        ed25519_key: impl FnOnce(&[u8; 32]) -> Result<VerifyingKey, SignatureError>,
+        read: impl FnOnce(&[u8; 32]) -> Result<Ed25519Key, Ed25519KeyError>,
     ) -> Result<Self, SignatureError> {
         if sig.namespace() != namespace || !sig.reserved().is_empty() {
             return Err(SignatureError::Namespace);
@@ -114,24 +122,11 @@ impl Unverified {
         if sig.signature().algorithm() != Algorithm::Ed25519 {
             return Err(SignatureError::Mismatch);
         }
-        let key = ed25519_key(&key.0)?;
+        let key = read(&key.0)?;
         Ed25519Signature::new(key, sig.signature_bytes(), signed)
             .map(|signature| Self::Ed25519(Box::new(signature)))
             .ok_or(SignatureError::Mismatch)
     }
-}
-
-/// Reads an Ed25519 key (RFC 8032, section 5.1.3).
-///
-/// # Errors
-/// When it is no point of the curve, or one of low order: that would fit signatures that anybody
-/// can make.
-pub(super) fn ed25519_key(key: &[u8; 32]) -> Result<VerifyingKey, SignatureError> {
-    let key = VerifyingKey::from_bytes(key).map_err(|_| SignatureError::Mismatch)?;
-    if key.is_weak() {
-        return Err(SignatureError::WeakKey);
-    }
-    Ok(key)
 }
 
 /// Whether a signature that is not Ed25519's fits what its key should have signed.

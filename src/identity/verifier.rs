@@ -1,18 +1,17 @@
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ed25519_dalek::VerifyingKey;
 use ssh_key::SshSig;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
 use super::REQUEST_NAMESPACE;
-use super::signature::{SignatureError, Signed, Unverified, ed25519_key, fits, made};
-use crate::certificate::Ed25519Signature;
+use super::signature::{SignatureError, Signed, Unverified, fits, made};
+use crate::certificate::{Ed25519Key, Ed25519Signature};
+use crate::prepared::Prepared;
 
 /// How many are verified together. More hardly cost less each, and keep a thread longer.
 const LARGEST: usize = 16;
-/// How many keys are remembered, in some 2 MB: anybody can fill that. Past it, all are forgotten.
+/// How many keys are kept, in some 2 MB: anybody can fill that.
 const MOST_KEYS: usize = 4096;
 
 /// Verifies signatures, those together that come at the same time: of Ed25519 that costs less than
@@ -21,7 +20,9 @@ const MOST_KEYS: usize = 4096;
 #[derive(Default)]
 pub struct Verifier {
     waiting: Mutex<Vec<Waiting>>,
-    keys: RequestKeys,
+    /// The Ed25519 keys that requests were signed with of late, enrolled or not: to read one takes a third
+    /// as long as to verify a signature with others.
+    keys: Prepared<[u8; 32], Ed25519Key, MOST_KEYS>,
 }
 
 /// Fewer than [`LARGEST`] at any time. When there are some, the first has a [`Leader`].
@@ -42,9 +43,9 @@ impl Verifier {
         message: &[u8],
     ) -> Result<Signed, SignatureError> {
         let unverified = Unverified::new(sig, namespace, message, |key| match namespace {
-            REQUEST_NAMESPACE => self.keys.read(key),
+            REQUEST_NAMESPACE => self.keys.get(*key, || Ed25519Key::read(key)),
             // The key to be certified is mostly a new one.
-            _ => ed25519_key(key),
+            _ => Ed25519Key::read(key),
         })?;
         let fits = match unverified {
             Unverified::Ed25519(signature) => self.fits(*signature).await,
@@ -78,29 +79,6 @@ impl Verifier {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The Ed25519 keys that requests were signed with of late, enrolled or not, as points of the curve:
-/// finding those takes a third as long as verifying a signature with others.
-#[derive(Default)]
-struct RequestKeys(RwLock<HashMap<[u8; 32], VerifyingKey>>);
-
-impl RequestKeys {
-    /// Does what [`ed25519_key`] does.
-    fn read(&self, key: &[u8; 32]) -> Result<VerifyingKey, SignatureError> {
-        let keys = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = keys.get(key) {
-            return Ok(*found);
-        }
-        drop(keys);
-        let found = ed25519_key(key)?;
-        let mut keys = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if keys.len() >= MOST_KEYS {
-            keys.clear();
-        }
-        keys.insert(*key, found);
-        Ok(found)
     }
 }
 
@@ -231,37 +209,6 @@ mod tests {
             let answer = second.as_mut().now_or_never();
             assert!(answer.expect("an answer").is_ok());
         });
-    }
-
-    #[test]
-    fn keys_are_remembered_for_what_they_are_and_not_all_of_them() {
-        let keys = RequestKeys::default();
-        let key = |seed: usize| {
-            let mut bytes = [7; 32];
-            bytes[..8].copy_from_slice(&seed.to_le_bytes());
-            Ed25519Keypair::from_seed(&bytes).public.0
-        };
-        for seed in (0..20).chain(0..20) {
-            let read = keys.read(&key(seed)).unwrap();
-            assert_eq!(read.as_bytes(), &key(seed));
-        }
-        // No point of the curve has it.
-        let mut none = [0; 32];
-        none[0] = 2;
-        for _ in 0..2 {
-            assert_eq!(keys.read(&none), Err(SignatureError::Mismatch));
-        }
-        assert_eq!(keys.0.read().unwrap().len(), 20);
-        let any = ed25519_key(&key(0)).unwrap();
-        let other = |number: usize| {
-            let mut bytes = [0xff; 32];
-            bytes[..8].copy_from_slice(&number.to_le_bytes());
-            (bytes, any)
-        };
-        let full = (20..MOST_KEYS).map(other);
-        keys.0.write().unwrap().extend(full);
-        assert_eq!(keys.read(&key(20)).unwrap().as_bytes(), &key(20));
-        assert_eq!(keys.0.read().unwrap().len(), 1);
     }
 
     /// With the neutral point as a key, everything is signed by it and nothing.

@@ -11,13 +11,14 @@ use cedar_policy::{
     Policy, PolicyId, PolicySet, Request, RestrictedExpression, Schema, Validator,
 };
 
+use super::asked::Asked;
 use super::cedar::{check, parse};
-use super::prepared::{Asked, Prepared};
 use super::scope::Scope;
 use super::{AdminAction, PolicyError, Roles, SCHEMA};
 use crate::model::{
     Access, Circumstances, Label, LocalTime, Mfa, Purpose, Reason, Role, Ttl, UserName,
 };
+use crate::prepared::Prepared;
 
 /// The action in the schema by which somebody approves another's request.
 pub const APPROVE: &str = "approve";

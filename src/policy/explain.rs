@@ -10,8 +10,8 @@ use cedar_policy::{
 use serde_json::{Value, json};
 
 use super::AdminAction;
+use super::asked::Asked;
 use super::engine::{Approval, Ask, Engine, Verdict};
-use super::prepared::Asked;
 use super::scope::Scope;
 use crate::model::{
     Circumstances, ConditionOutcome, ExplainedCondition, ExplainedPolicy, UserName,

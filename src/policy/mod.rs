@@ -2,6 +2,7 @@
 //! (`roles.toml`); Cedar decides who may ask (`*.cedar`). Denied unless permitted.
 
 mod action;
+mod asked;
 mod bounds;
 mod cases;
 mod cedar;
@@ -10,7 +11,6 @@ mod explain;
 mod invariants;
 mod judge;
 mod names;
-mod prepared;
 mod prove;
 mod roles;
 mod scope;

@@ -132,7 +132,7 @@ impl Piece {
                 } = certificate;
                 let certificate: String = serde_json::from_str(certificate)
                     .map_err(|error| format!("its certificate can't be read: {error}"))?;
-                let checked = issuers.check_but(form, *serial, &certificate);
+                let checked = issuers.check_except_signature(form, *serial, &certificate);
                 let unsigned = |certificate| Unsigned {
                     form: (*form).to_owned(),
                     serial: *serial,
