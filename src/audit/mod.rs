@@ -9,6 +9,7 @@ mod checkpoint;
 mod entry;
 mod event;
 mod export;
+mod firsts;
 mod log;
 mod proof;
 mod range;

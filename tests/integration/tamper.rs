@@ -82,7 +82,7 @@ const SWAP: &str = "CREATE TEMP TABLE two AS SELECT * FROM entries WHERE idx IN 
 
 type Tamper = (&'static str, fn(&Connection), &'static str);
 
-const TAMPERED: [Tamper; 14] = [
+const TAMPERED: [Tamper; 16] = [
     (
         "one word of an entry",
         |log| {
@@ -137,6 +137,23 @@ const TAMPERED: [Tamper; 14] = [
                 .unwrap();
         },
         "entry 12 does not fit: what is searched is not what it says",
+    ),
+    (
+        "a role, so that a search does not find it",
+        |log| {
+            let changed = log.execute("UPDATE entries SET first_role = NULL", []);
+            assert!(changed.unwrap() > 0);
+        },
+        "does not fit: what is searched is not what it says",
+    ),
+    (
+        "a purpose that came before in its group",
+        |log| {
+            let second = "UPDATE entries SET first_purpose = 'incident'
+                WHERE first_purpose IS NULL AND kind = 'certificate-issued'";
+            assert!(log.execute(second, []).unwrap() > 0);
+        },
+        "does not fit: what is searched is not what it says",
     ),
     (
         "a kind, so that it is passed over at the start",

@@ -82,8 +82,8 @@ pub(super) fn clear(transaction: &Transaction<'_>) -> Result<bool, rusqlite::Err
         concat!(
             "INSERT INTO archived_serials SELECT serial, idx FROM entries
              WHERE idx >= ?1 AND idx < ?2 AND idx % 256 <> 0 AND serial IS NOT NULL
-                 AND kind IN ",
-            passing!()
+                 AND ",
+            passing!("kind")
         ),
         [cleared, next],
     )?;
@@ -91,8 +91,8 @@ pub(super) fn clear(transaction: &Transaction<'_>) -> Result<bool, rusqlite::Err
         concat!(
             "DELETE FROM entries
              WHERE idx >= ?1 AND idx < ?2 AND idx % 256 <> 0
-                 AND kind IN ",
-            passing!()
+                 AND ",
+            passing!("kind")
         ),
         [cleared, next],
     )?;

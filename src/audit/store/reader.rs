@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params_from_iter};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::{ARCHIVE, StoreError, StoredHashes, archives, check_format, parse, passing, timestamp};
 use crate::audit::Entry;
 use crate::audit::archive::{self, Archive, ArchiveFile, PIECE};
+use crate::audit::firsts::GROUP;
 use crate::audit::proof::{Hashes, ProofError};
 use crate::audit::range::Stretch;
 use crate::audit::tree::{Hash, record_hash};
@@ -486,8 +486,8 @@ fn windows(
         .query_row([], |row| row.get(0))?;
     let mut corrections = connection.prepare_cached(concat!(
         "SELECT idx FROM entries INDEXED BY entries_state
-         WHERE kind = 'clock-corrected' AND kind NOT IN ",
-        passing!(),
+         WHERE kind = 'clock-corrected' AND NOT ",
+        passing!("kind"),
         " ORDER BY idx"
     ))?;
     let mut bounds = corrections
@@ -556,58 +556,77 @@ fn search(
     looked_at: &mut usize,
     found: &mut Found,
 ) -> Result<(), StoreError> {
-    let text = |name: Option<&str>| name.map(str::to_owned);
-    let user = text(filter.user.as_ref().map(UserName::as_str));
-    let role = text(filter.role.as_ref().map(RoleName::as_str));
-    let purpose = text(filter.purpose.as_ref().map(Purpose::as_str));
-    // The way in is by what is likely to be rarest; the rest is looked at row by row.
-    let (way_in, key) = if let Some(user) = &user {
-        let sql = "SELECT idx FROM entries WHERE requester = ?3 AND idx >= ?1 AND idx < ?2
-             UNION SELECT idx FROM entries WHERE subject = ?3 AND idx >= ?1 AND idx < ?2";
-        (sql, Some(user))
-    } else if let Some(role) = &role {
-        let sql = "SELECT idx FROM entries WHERE role = ?3 AND idx >= ?1 AND idx < ?2";
-        (sql, Some(role))
-    } else if let Some(purpose) = &purpose {
-        let sql = "SELECT idx FROM entries WHERE purpose = ?3 AND idx >= ?1 AND idx < ?2";
-        (sql, Some(purpose))
-    } else {
-        ("SELECT idx FROM entries WHERE idx >= ?1 AND idx < ?2", None)
+    // The way in is by what is likely to be rarest: an index leads to the places where that is.
+    let (way_in, length, name) = match filter {
+        Filter {
+            user: Some(user), ..
+        } => {
+            let sql = "SELECT idx FROM entries WHERE requester = ?3 AND idx >= ?1 AND idx < ?2
+                 UNION SELECT idx FROM entries WHERE subject = ?3 AND idx >= ?1 AND idx < ?2
+                 ORDER BY idx";
+            (sql, 1, user.as_str())
+        }
+        Filter {
+            role: Some(role), ..
+        } => {
+            let sql = "SELECT idx FROM entries WHERE first_role = ?3 AND idx >= ?1 AND idx < ?2
+                 ORDER BY idx";
+            (sql, GROUP, role.as_str())
+        }
+        Filter {
+            purpose: Some(purpose),
+            ..
+        } => {
+            let sql = "SELECT idx FROM entries WHERE first_purpose = ?3 AND idx >= ?1 AND idx < ?2
+                 ORDER BY idx";
+            (sql, GROUP, purpose.as_str())
+        }
+        _ => {
+            return look(connection, filter, window, limit, looked_at, found);
+        }
     };
-    let mut indexes = connection.prepare_cached(&format!("{way_in} ORDER BY idx"))?;
-    let ends = [window.start, window.end].map(|end| Value::from(end as i64));
-    let values = ends.into_iter().chain(key.cloned().map(Value::from));
-    let mut indexes = indexes.query(params_from_iter(values))?;
-    let mut entry = connection.prepare_cached(
-        "SELECT time, requester, subject, role, purpose, body FROM entries WHERE idx = ?1",
+    let begin = window.start - window.start % length;
+    let mut places = connection.prepare_cached(way_in)?;
+    let mut places = places.query(params![begin as i64, window.end as i64, name])?;
+    while let Some(row) = places.next()? {
+        // Behind the first of a group that has the name, others of the group may have it.
+        let place = row.get::<_, i64>(0)? as u64;
+        let end = place - place % length + length;
+        let place = place.max(window.start)..end.min(window.end);
+        look(connection, filter, place, limit, looked_at, found)?;
+        if found.next.is_some() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Looks at each entry of a range.
+fn look(
+    connection: &Connection,
+    filter: &Filter,
+    range: Range<u64>,
+    limit: usize,
+    looked_at: &mut usize,
+    found: &mut Found,
+) -> Result<(), StoreError> {
+    let mut rows = connection.prepare_cached(
+        "SELECT idx, body FROM entries WHERE idx >= ?1 AND idx < ?2 ORDER BY idx",
     )?;
-    let fits = |row: &Row<'_>| -> Result<bool, rusqlite::Error> {
-        let is = |column: usize, wanted: &Option<String>| {
-            let Some(wanted) = wanted else {
-                return Ok(true);
-            };
-            let value = row.get_ref(column)?;
-            Ok::<_, rusqlite::Error>(value.as_str_or_null()? == Some(wanted))
-        };
-        let time = timestamp(row.get(0)?);
-        Ok((is(1, &user)? || is(2, &user)?)
-            && is(3, &role)?
-            && is(4, &purpose)?
-            && filter.is_in_time(time))
-    };
-    while let Some(row) = indexes.next()? {
+    let mut rows = rows.query([range.start as i64, range.end as i64])?;
+    while let Some(row) = rows.next()? {
         let index: i64 = row.get(0)?;
         if found.entries.len() == limit || *looked_at == MOST_LOOKED_AT {
             found.next = Some(EntryIndex(index as u64));
             return Ok(());
         }
         *looked_at += 1;
-        let body = entry.query_row([index], |row| {
-            fits(row).and_then(|fits| if fits { row.get(5).map(Some) } else { Ok(None) })
-        })?;
-        found
-            .entries
-            .extend(body.map(|body| (EntryIndex(index as u64), body)));
+        let body = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
+        if filter.may_fit(body) && filter.fits(&parse(index, body)?) {
+            found
+                .entries
+                .push((EntryIndex(index as u64), body.to_owned()));
+        }
     }
     Ok(())
 }

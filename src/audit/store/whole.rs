@@ -198,7 +198,8 @@ impl Database {
 }
 
 const ENTRIES: &str =
-    "SELECT idx, time, kind, requester, subject, role, purpose, serial, body FROM entries";
+    "SELECT idx, time, kind, requester, subject, first_role, first_purpose, serial, body
+     FROM entries";
 const NODES: &str = "SELECT idx, hashes FROM tree WHERE idx >= ?1 AND idx < ?2 ORDER BY idx";
 
 /// What the row of an entry holds.
@@ -218,8 +219,8 @@ fn stored<'a>(entry: &'a Row<'_>) -> Result<StoredRow<'a>, rusqlite::Error> {
             kind: text(2)?.unwrap_or_default(),
             requester: text(3)?,
             subject: text(4)?,
-            role: text(5)?,
-            purpose: text(6)?,
+            first_role: text(5)?,
+            first_purpose: text(6)?,
             serial: entry.get::<_, Option<i64>>(7)?.map(|serial| serial as u64),
         },
     })

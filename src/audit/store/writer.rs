@@ -16,6 +16,7 @@ use super::{
 };
 use crate::audit::archive::Archive;
 use crate::audit::checkpoint::{Checkpoint, VerifierKey};
+use crate::audit::firsts::Firsts;
 use crate::audit::tree::{Frontier, Hash, record_hash};
 use crate::audit::{Entry, Event, LogError, Spent};
 use crate::keys::is_private;
@@ -34,6 +35,8 @@ pub(in crate::audit) struct Store {
     path: PathBuf,
     /// The files that were opened.
     identity: Identity,
+    /// Of the group of the next entry; nothing when that is still to be read.
+    firsts: Option<Firsts>,
 }
 
 /// An entry with what the indexes need, serialized and hashed ahead of the writer.
@@ -178,6 +181,7 @@ impl Store {
             identity: identity(path)?,
             connection,
             path: path.to_owned(),
+            firsts: None,
         })
     }
 
@@ -241,8 +245,8 @@ impl Store {
     fn length(&self) -> Result<u64, StoreError> {
         let unreadable = |error| unreadable(&self.path, error);
         let archived = archives::end(&self.connection).map_err(unreadable)?;
-        // Counted without a condition, SQLite counts the pages of an index and reads no entry; of
-        // what is archived, few are in the table.
+        // Counted without a condition, SQLite counts by the pages of the index by requester and reads
+        // no entry; of what is archived, few are in the table.
         let ask = |sql, bound: &[i64]| {
             self.connection
                 .query_row(sql, rusqlite::params_from_iter(bound), |row| row.get(0))
@@ -275,11 +279,11 @@ impl Store {
         mut each: impl FnMut(Entry),
     ) -> Result<(), StoreError> {
         let mut statement = self.connection.prepare(concat!(
-            "SELECT idx, body FROM entries INDEXED BY entries_state WHERE kind NOT IN ",
-            passing!(),
+            "SELECT idx, body FROM entries INDEXED BY entries_state WHERE NOT ",
+            passing!("kind"),
             " UNION ALL
-             SELECT idx, body FROM entries INDEXED BY entries_of_a_day WHERE kind IN ",
-            of_a_day!(),
+             SELECT idx, body FROM entries INDEXED BY entries_of_a_day WHERE ",
+            of_a_day!("kind"),
             " AND time >= ?1
                  AND idx >= coalesce((SELECT next FROM archives ORDER BY first DESC LIMIT 1), 0)
              ORDER BY idx"
@@ -464,7 +468,12 @@ impl Store {
         if commit.probe {
             probe(&mut transaction, commit.next)?;
         }
-        insert(&transaction, commit)?;
+        // What fails leaves none behind.
+        let mut firsts = match self.firsts.take() {
+            Some(firsts) => firsts,
+            None => firsts_before(&transaction, commit.next)?,
+        };
+        insert(&transaction, commit, &mut firsts)?;
         if let Some(after) = commit.after {
             let stored = stored_checkpoint(&transaction)?;
             if stored.as_deref() != commit.before.map(Checkpoint::note) {
@@ -478,6 +487,7 @@ impl Store {
                 .execute([after.note()])?;
         }
         transaction.commit()?;
+        self.firsts = Some(firsts);
         drop(committing);
         self.backfill.committed();
         // What was deleted in the middle took the commit with it.
@@ -530,22 +540,42 @@ fn probe(transaction: &mut Transaction<'_>, next: u64) -> Result<(), rusqlite::E
     Ok(())
 }
 
-fn insert(transaction: &Transaction<'_>, commit: &Commit<'_>) -> Result<(), rusqlite::Error> {
+/// What comes first in the group of an entry, before it.
+fn firsts_before(transaction: &Transaction<'_>, next: u64) -> Result<Firsts, rusqlite::Error> {
+    let mut firsts = Firsts::default();
+    let mut known = transaction.prepare(
+        "SELECT idx, first_role, first_purpose FROM entries WHERE idx >= ?1 ORDER BY idx",
+    )?;
+    let mut known = known.query([Firsts::begin(next) as i64])?;
+    while let Some(row) = known.next()? {
+        let name = |column| Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_str_or_null()?);
+        firsts.of(row.get::<_, i64>(0)? as u64, name(1)?, name(2)?);
+    }
+    Ok(firsts)
+}
+
+fn insert(
+    transaction: &Transaction<'_>,
+    commit: &Commit<'_>,
+    firsts: &mut Firsts,
+) -> Result<(), rusqlite::Error> {
     let mut entry = transaction.prepare_cached(
         "INSERT INTO entries
-         (idx, time, kind, requester, subject, role, purpose, serial, body)
+         (idx, time, kind, requester, subject, first_role, first_purpose, serial, body)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
     let mut node = transaction.prepare_cached("INSERT INTO tree (idx, hashes) VALUES (?1, ?2)")?;
     for (row, hashes) in commit.rows.iter().zip(commit.hashes) {
+        let (role, purpose) = (row.role.as_deref(), row.purpose.as_deref());
+        let [first_role, first_purpose] = firsts.of(row.index.0, role, purpose);
         entry.execute(params![
             row.index.0 as i64,
             row.time.as_millis() as i64,
             row.kind,
             row.requester,
             row.subject,
-            row.role,
-            row.purpose,
+            first_role,
+            first_purpose,
             row.serial.map(|serial| serial.get() as i64),
             row.body,
         ])?;

@@ -78,10 +78,10 @@ pub struct Columns<'a> {
     pub requester: Option<&'a str>,
     /// To whom it was done.
     pub subject: Option<&'a str>,
-    /// The role asked for.
-    pub role: Option<&'a str>,
-    /// The purpose asked for.
-    pub purpose: Option<&'a str>,
+    /// The role asked for, when no entry before asked for it in the same group of 64.
+    pub first_role: Option<&'a str>,
+    /// The purpose asked for, in the same way.
+    pub first_purpose: Option<&'a str>,
     /// The certificate's serial number.
     pub serial: Option<u64>,
 }

@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use super::Columns;
 use super::scan::Scan;
+use crate::audit::firsts::Firsts;
 use crate::model::{Serial, Timestamp};
 
 /// What is read out of an entry to verify it.
@@ -86,10 +87,12 @@ impl<'a> Outline<'a> {
         })
     }
 
-    /// What the database should have copied out of it.
-    pub(super) fn columns(&self) -> Columns<'_> {
+    /// What the database should have copied out of it. Asked of one entry after the other.
+    pub(super) fn columns(&self, firsts: &mut Firsts) -> Columns<'_> {
         let event = &self.event;
         let request = event.request.as_ref();
+        let (role, purpose) = request.map(|asked| (asked.role, asked.purpose)).unzip();
+        let [first_role, first_purpose] = firsts.of(self.index, role, purpose);
         // Who had a policy set loaded was never among what is searched.
         let by = event.by.as_ref().filter(|_| event.kind != "policy-loaded");
         Columns {
@@ -97,8 +100,8 @@ impl<'a> Outline<'a> {
             kind: event.kind,
             requester: by.and_then(|by| by.requester),
             subject: event.user.or(event.requester),
-            role: request.map(|request| request.role),
-            purpose: request.map(|request| request.purpose),
+            first_role,
+            first_purpose,
             serial: event
                 .certificate
                 .as_ref()
@@ -273,12 +276,12 @@ mod tests {
             assert_eq!(serde_json::to_string(&entry).unwrap(), body);
             let outline = Outline::of(&body).unwrap();
             assert_eq!((outline.index, outline.time), (entry.index.0, entry.time));
-            let columns = outline.columns();
+            let columns = outline.columns(&mut Firsts::default());
             let texts = [
                 columns.requester,
                 columns.subject,
-                columns.role,
-                columns.purpose,
+                columns.first_role,
+                columns.first_purpose,
             ];
             let columns = (columns.time, columns.kind, texts, columns.serial);
             assert_eq!(columns, written(&entry), "{body}");

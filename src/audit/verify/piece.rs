@@ -6,6 +6,7 @@ use super::outline::{CertificateOutline, Outline};
 use super::{Entries, PIECE, Stored, Wrong};
 use crate::audit::Entry;
 use crate::audit::entry::{Event, NewCaKey};
+use crate::audit::firsts::Firsts;
 use crate::audit::tree::{Frontier, Hash, record_hash};
 use crate::certificate::{Ed25519Signature, IssuerError, Issuers};
 use crate::model::{Serial, Timestamp};
@@ -19,6 +20,8 @@ const TOGETHER: usize = 32;
 /// Entries that were verified among themselves.
 pub(super) struct Piece {
     pub(super) leaves: Vec<Hash>,
+    /// Of the group of the next.
+    firsts: Firsts,
     /// The root of the tree of the leaves alone.
     pub(super) root: Hash,
     /// What the last of them adds to the tree above the piece, as it is stored.
@@ -49,6 +52,7 @@ pub(super) struct Unsigned {
 pub(super) fn piece(entries: &impl Entries, range: Range<u64>, issuers: &Option<Issuers>) -> Piece {
     let mut piece = Piece {
         leaves: Vec::with_capacity(PIECE as usize),
+        firsts: Firsts::default(),
         root: Hash::default(),
         above: None,
         times: None,
@@ -111,15 +115,14 @@ impl Piece {
                 return Err("there are more hashes with it than the tree has".to_owned());
             }
             self.above = Some(above);
-            if beside
-                .columns
-                .is_some_and(|columns| columns != outline.columns())
-            {
-                return Err("what is searched is not what it says".to_owned());
-            }
         }
         if outline.index != index {
             return Err(format!("it says that it is entry {}", outline.index));
+        }
+        let columns = outline.columns(&mut self.firsts);
+        let copied = stored.beside.as_ref().and_then(|beside| beside.columns);
+        if copied.is_some_and(|copied| copied != columns) {
+            return Err("what is searched is not what it says".to_owned());
         }
         self.take_time(outline.time, outline.event.kind)?;
         if let Some(certificate) = &outline.event.certificate {
