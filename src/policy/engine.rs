@@ -11,8 +11,9 @@ use cedar_policy::{
     Policy, PolicyId, PolicySet, Request, RestrictedExpression, Schema, Validator,
 };
 
-use super::asked::Asked;
+use super::asked::{Asked, Slice};
 use super::cedar::{check, parse};
+use super::context::{Attributes, Reads, Told};
 use super::scope::Scope;
 use super::{AdminAction, PolicyError, Roles, SCHEMA};
 use crate::model::{
@@ -39,7 +40,7 @@ pub struct Engine {
     /// By the names of everything that goes into it.
     asked: Prepared<String, Arc<Asked>>,
     /// Policies whose heads fit, by their places.
-    slices: Prepared<Vec<usize>, Arc<PolicySet>>,
+    slices: Prepared<Vec<usize>, Arc<Slice>>,
     sources: Prepared<IpAddr, RestrictedExpression>,
     factors: Prepared<(Option<(bool, bool)>, i64), RestrictedExpression>,
     times: Prepared<LocalTime, RestrictedExpression>,
@@ -179,12 +180,12 @@ impl Engine {
 
     /// Whether a requester may have a role for a purpose and a lifetime.
     pub fn decide_request(&self, ask: &Ask<'_>) -> Verdict {
-        self.decide(self.request_of(ask))
+        self.decide(self.request_of(ask, Told::Read))
     }
 
     /// Whether somebody may approve another's request.
     pub fn decide_approval(&self, approval: &Approval<'_>) -> Verdict {
-        self.decide(self.approval_of(approval))
+        self.decide(self.approval_of(approval, Told::Read))
     }
 
     /// How many approvals a request needs that policy does not permit with those that it has; nothing
@@ -211,25 +212,39 @@ impl Engine {
         action: AdminAction,
         circumstances: &Circumstances,
     ) -> Verdict {
-        self.decide(self.admin_request_of(requester, action, circumstances))
+        self.decide(self.admin_request_of(requester, action, circumstances, Told::Read))
     }
 
     /// What Cedar is asked.
-    pub(super) fn request_of(&self, ask: &Ask<'_>) -> Option<(Arc<Asked>, Request)> {
+    pub(super) fn request_of(&self, ask: &Ask<'_>, told: Told) -> Option<(Arc<Asked>, Request)> {
         let asked = self.on_role(ask.requester, ask.circumstances, &self.request, ask.role)?;
-        let mut context = what(ask.purpose, ask.reason, ask.ttl);
+        let mut context = Attributes::new(&asked.slice.reads, told);
+        what(&mut context, ask.purpose, ask.reason, ask.ttl);
         let approvals = ask.circumstances.approvals.into();
-        context.push(("approvals", RestrictedExpression::new_long(approvals)));
-        request(asked, context, self.circumstances(ask.circumstances))
+        context.add("approvals", || RestrictedExpression::new_long(approvals));
+        self.circumstances(&mut context, ask.circumstances);
+        let context = context.context()?;
+        request(asked, context)
     }
 
-    pub(super) fn approval_of(&self, approval: &Approval<'_>) -> Option<(Arc<Asked>, Request)> {
+    pub(super) fn approval_of(
+        &self,
+        approval: &Approval<'_>,
+        told: Told,
+    ) -> Option<(Arc<Asked>, Request)> {
         let (circumstances, role) = (approval.circumstances, approval.role);
         let asked = self.on_role(approval.approver, circumstances, &self.approve, role)?;
-        let mut context = what(approval.purpose, approval.reason, approval.ttl);
-        let requester = approval.requester.to_string();
-        context.push(("requester", RestrictedExpression::new_string(requester)));
-        request(asked, context, self.circumstances(circumstances))
+        let mut context = Attributes::new(&asked.slice.reads, told);
+        what(
+            &mut context,
+            approval.purpose,
+            approval.reason,
+            approval.ttl,
+        );
+        context.add("requester", || text(approval.requester.as_str()));
+        self.circumstances(&mut context, circumstances);
+        let context = context.context()?;
+        request(asked, context)
     }
 
     /// What is the same each time that somebody does that with a role.
@@ -254,6 +269,7 @@ impl Engine {
         requester: &UserName,
         action: AdminAction,
         circumstances: &Circumstances,
+        told: Told,
     ) -> Option<(Arc<Asked>, Request)> {
         let key = key(requester, circumstances, [action.as_str(), ""]);
         let asked = self.asked.get(key, || {
@@ -262,7 +278,11 @@ impl Engine {
             self.prepare(requester, circumstances, action, authority, HashSet::new())
                 .ok_or(())
         });
-        request(asked.ok()?, Vec::new(), self.circumstances(circumstances))
+        let asked = asked.ok()?;
+        let mut context = Attributes::new(&asked.slice.reads, told);
+        self.circumstances(&mut context, circumstances);
+        let context = context.context()?;
+        request(asked, context)
     }
 
     /// A role as an entity, with the groups that it is in.
@@ -279,7 +299,6 @@ impl Engine {
             Access::Ssh(access) => &access.hosts,
             Access::Database(_) => &[],
         };
-        let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
         let label = |label: &Option<Label>| text(label.as_ref().map_or("", Label::as_str));
         let hosts = RestrictedExpression::new_set(hosts.iter().map(|host| text(host)));
         let attributes = HashMap::from([
@@ -331,33 +350,27 @@ impl Engine {
         };
         let places = (0..self.policies.len()).filter(|place| scope.fits(&self.policies[*place]));
         let places: Vec<usize> = places.collect();
-        let policies = self.slices.get(places.clone(), || {
-            let policies = places.iter().map(|place| self.policies[*place].clone());
-            PolicySet::from_policies(policies)
-                .map(Arc::new)
-                .map_err(drop)
+        let slice = self.slices.get(places.clone(), || {
+            let policies = places.iter().map(|place| &self.policies[*place]);
+            let reads = Reads::of(policies.clone());
+            let policies = PolicySet::from_policies(policies.cloned()).map_err(drop)?;
+            Ok::<_, ()>(Arc::new(Slice { policies, reads }))
         });
         Some(Arc::new(Asked {
             principal,
             action,
             resource: resource.uid(),
             entities: Entities::from_entities([entity, resource], None).ok()?,
-            policies: policies.ok()?,
+            slice: slice.ok()?,
         }))
     }
 
-    fn circumstances(
-        &self,
-        circumstances: &Circumstances,
-    ) -> [(&'static str, RestrictedExpression); 5] {
-        let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
-        [
-            ("source", self.source(circumstances.source)),
-            ("method", text(&circumstances.method)),
-            ("key_type", text(&circumstances.key_type)),
-            ("mfa", self.factor(circumstances.mfa)),
-            ("time", self.time(circumstances.time)),
-        ]
+    fn circumstances(&self, context: &mut Attributes<'_>, circumstances: &Circumstances) {
+        context.add("source", || self.source(circumstances.source));
+        context.add("method", || text(&circumstances.method));
+        context.add("key_type", || text(&circumstances.key_type));
+        context.add("mfa", || self.factor(circumstances.mfa));
+        context.add("time", || self.time(circumstances.time));
     }
 
     fn source(&self, address: IpAddr) -> RestrictedExpression {
@@ -406,7 +419,7 @@ impl Engine {
     /// A request that could not even be put to the policies is not permitted.
     pub(super) fn decide(&self, asked: Option<(Arc<Asked>, Request)>) -> Verdict {
         match asked {
-            Some((asked, request)) => self.judge(&request, &asked.policies, &asked.entities),
+            Some((asked, request)) => self.judge(&request, &asked.slice.policies, &asked.entities),
             None => Verdict::default(),
         }
     }
@@ -469,32 +482,19 @@ fn advice(slice: &PolicySet, deciding: &[&PolicyId]) -> Vec<String> {
 }
 
 /// What somebody asks for, beside the role.
-fn what(
-    purpose: &Purpose,
-    reason: Option<&Reason>,
-    ttl: Ttl,
-) -> Vec<(&'static str, RestrictedExpression)> {
-    let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
-    let mut what = vec![
-        ("purpose", text(purpose.as_str())),
-        ("ttl", RestrictedExpression::new_long(ttl.as_secs() as i64)),
-    ];
-    what.extend(reason.map(|reason| {
-        (
-            "reason",
-            RestrictedExpression::new_string(reason.to_string()),
-        )
-    }));
-    what
+fn what(context: &mut Attributes<'_>, purpose: &Purpose, reason: Option<&Reason>, ttl: Ttl) {
+    context.add("purpose", || text(purpose.as_str()));
+    context.add("ttl", || {
+        RestrictedExpression::new_long(ttl.as_secs() as i64)
+    });
+    if let Some(reason) = reason {
+        context.add("reason", || {
+            RestrictedExpression::new_string(reason.to_string())
+        });
+    }
 }
 
-fn request(
-    asked: Arc<Asked>,
-    context: Vec<(&'static str, RestrictedExpression)>,
-    circumstances: [(&'static str, RestrictedExpression); 5],
-) -> Option<(Arc<Asked>, Request)> {
-    let context = context.into_iter().chain(circumstances);
-    let context = Context::from_pairs(context.map(|(key, value)| (key.to_owned(), value))).ok()?;
+fn request(asked: Arc<Asked>, context: Context) -> Option<(Arc<Asked>, Request)> {
     let request = Request::new(
         asked.principal.clone(),
         asked.action.clone(),
@@ -503,6 +503,10 @@ fn request(
         None,
     );
     Some((asked, request.ok()?))
+}
+
+fn text(text: &str) -> RestrictedExpression {
+    RestrictedExpression::new_string(text.to_owned())
 }
 
 fn record<const N: usize>(fields: [(&str, RestrictedExpression); N]) -> RestrictedExpression {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::AdminAction;
 use super::asked::Asked;
+use super::context::Told;
 use super::engine::{Approval, Ask, Engine, Verdict};
 use super::scope::Scope;
 use crate::model::{
@@ -29,12 +30,12 @@ pub struct Explained {
 impl Engine {
     /// Why a request is permitted or not.
     pub fn explain_request(&self, ask: &Ask<'_>) -> Explained {
-        self.explain(self.request_of(ask))
+        self.explain(self.request_of(ask, Told::All))
     }
 
     /// Why somebody may approve another's request or not.
     pub fn explain_approval(&self, approval: &Approval<'_>) -> Explained {
-        self.explain(self.approval_of(approval))
+        self.explain(self.approval_of(approval, Told::All))
     }
 
     /// Why an administrative act is permitted or not.
@@ -44,7 +45,7 @@ impl Engine {
         action: AdminAction,
         circumstances: &Circumstances,
     ) -> Explained {
-        self.explain(self.admin_request_of(requester, action, circumstances))
+        self.explain(self.admin_request_of(requester, action, circumstances, Told::All))
     }
 
     fn explain(&self, asked: Option<(Arc<Asked>, Request)>) -> Explained {
@@ -66,7 +67,7 @@ impl Engine {
     }
 
     fn policies_on(&self, asked: &Asked, request: &Request) -> Vec<ExplainedPolicy> {
-        let fits = |policy: &Policy| asked.policies.policy(policy.id()).is_some();
+        let fits = |policy: &Policy| asked.slice.policies.policy(policy.id()).is_some();
         let scope = Scope {
             principal: &asked.principal,
             groups: &HashSet::new(),

@@ -6,6 +6,7 @@ mod asked;
 mod bounds;
 mod cases;
 mod cedar;
+mod context;
 mod engine;
 mod explain;
 mod invariants;

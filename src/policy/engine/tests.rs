@@ -171,18 +171,21 @@ fn what_policies_are_told_is_what_the_schema_says() {
         };
         for role in roles().iter() {
             for reason in [None, Some(&reason)] {
-                asked.push(engine.request_of(&Ask {
-                    requester: &name,
-                    role,
-                    purpose: &role.purposes[0],
-                    reason,
-                    ttl: role.default_ttl,
-                    circumstances: &circumstances,
-                }));
+                asked.push(engine.request_of(
+                    &Ask {
+                        requester: &name,
+                        role,
+                        purpose: &role.purposes[0],
+                        reason,
+                        ttl: role.default_ttl,
+                        circumstances: &circumstances,
+                    },
+                    Told::All,
+                ));
             }
         }
         for action in AdminAction::ALL {
-            asked.push(engine.admin_request_of(&name, action, &circumstances));
+            asked.push(engine.admin_request_of(&name, action, &circumstances, Told::All));
         }
     }
     for (asked, request) in asked.into_iter().map(Option::unwrap) {
@@ -238,7 +241,7 @@ proptest! {
             reason: None,
             ttl: "1m".parse().unwrap(),
             circumstances: &circumstances,
-        }).unwrap();
+        }, Told::All).unwrap();
         let all = PolicySet::from_policies(engine.policies.iter().cloned()).unwrap();
         let decide = |set: &PolicySet| {
             let response = engine.authorizer.is_authorized(&request, set, &asked.entities);
@@ -246,6 +249,47 @@ proptest! {
             reason.sort_unstable();
             (response.decision(), reason)
         };
-        prop_assert_eq!(decide(&asked.policies), decide(&all));
+        prop_assert_eq!(decide(&asked.slice.policies), decide(&all));
+    }
+
+    /// Policies are told what they read, and nothing else: that must never change what comes out.
+    #[test]
+    fn leaving_out_what_no_policy_reads_changes_nothing(
+        conditions in proptest::collection::vec((any::<bool>(), any::<bool>(), 0..10_usize), 1..6),
+        mfa in proptest::option::of((any::<bool>(), 0..100_u64)),
+        hour in 0..24_u8,
+        approvals in 0..2_u32,
+        reason in any::<bool>(),
+    ) {
+        let all = [
+            "context.purpose == \"deploy\"", "context.ttl < 60", "context.approvals >= 1",
+            "context has reason && context.reason like \"INC-*\"", "context has mfa.verified",
+            "context.mfa.verified && context.mfa.age < 50", "context.time.hour >= 9",
+            "context.source.isInRange(ip(\"192.0.2.0/24\"))", "context.method == \"x\"",
+            "[context.key_type].contains(\"ssh-ed25519\")",
+        ];
+        let policies = conditions.iter().map(|(permit, when, condition)| {
+            let effect = if *permit { "permit" } else { "forbid" };
+            let clause = if *when { "when" } else { "unless" };
+            format!("{effect} (principal, action == Action::\"request\", resource) {clause} {{ {} }};", all[*condition])
+        });
+        let engine = engine(&policies.collect::<Vec<_>>().join("\n")).unwrap();
+        let circumstances = Circumstances {
+            mfa: mfa.map(|(verified, age)| Mfa { verified, attested: false, age }),
+            time: LocalTime { weekday: 1, hour, minute: 0 },
+            approvals,
+            ..circumstances(&[])
+        };
+        let (roles, name, ticket) = (roles(), "alice".parse().unwrap(), "INC-1".parse().unwrap());
+        let ask = Ask {
+            requester: &name,
+            role: roles.find(&"deploy".parse().unwrap()).unwrap(),
+            purpose: &"deploy".parse().unwrap(),
+            reason: reason.then_some(&ticket),
+            ttl: "1m".parse().unwrap(),
+            circumstances: &circumstances,
+        };
+        let decide = |told| engine.decide(engine.request_of(&ask, told));
+        prop_assert_eq!(decide(Told::Read), decide(Told::All));
     }
 }
