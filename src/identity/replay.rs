@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::MAX_SKEW;
@@ -17,7 +17,8 @@ pub struct ReplayGuard {
 #[derive(Default)]
 struct Seen {
     nonces: HashSet<Arc<str>>,
-    expiries: BTreeSet<(Timestamp, Arc<str>)>,
+    /// By when they expire, to the second that follows.
+    expiries: BTreeMap<u64, Vec<Arc<str>>>,
     /// No nonce that expired later was ever forgotten.
     forgotten: Timestamp,
 }
@@ -33,6 +34,31 @@ pub enum Spent {
     Unknown,
 }
 
+impl Seen {
+    fn remember(&mut self, nonce: &str, expires: Timestamp) {
+        let nonce: Arc<str> = nonce.into();
+        let second = expires.as_millis().div_ceil(1000);
+        self.expiries
+            .entry(second)
+            .or_default()
+            .push(Arc::clone(&nonce));
+        self.nonces.insert(nonce);
+    }
+
+    fn forget_before(&mut self, now: Timestamp) {
+        while let Some(oldest) = self.expiries.first_entry() {
+            let expired = Timestamp::from_secs(*oldest.key());
+            if expired >= now {
+                break;
+            }
+            for nonce in oldest.remove() {
+                self.nonces.remove(&nonce);
+            }
+            self.forgotten = self.forgotten.max(expired);
+        }
+    }
+}
+
 impl ReplayGuard {
     /// With the nonces that were spent before, of which none that expires after `forgotten` is
     /// missing.
@@ -40,32 +66,22 @@ impl ReplayGuard {
         // Forgotten by a clock that was ahead: then nothing is taken that was signed before `now`,
         // but what is signed from now on.
         let forgotten = forgotten.min(Self::expiry(now));
-        let expiries: BTreeSet<(Timestamp, Arc<str>)> = spent
-            .into_iter()
-            .map(|(nonce, expires)| (expires, nonce.into()))
-            .collect();
+        let mut seen = Seen {
+            forgotten,
+            ..Seen::default()
+        };
+        for (nonce, expires) in spent {
+            seen.remember(&nonce, expires);
+        }
         Self {
-            seen: Mutex::new(Seen {
-                nonces: expiries.iter().map(|(_, nonce)| nonce.clone()).collect(),
-                expiries,
-                forgotten,
-            }),
+            seen: Mutex::new(seen),
         }
     }
 
     /// Spends the nonce of a request that was signed at `signed`.
     pub fn spend(&self, nonce: &str, signed: Timestamp, now: Timestamp) -> Spent {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        while seen
-            .expiries
-            .first()
-            .is_some_and(|(expires, _)| *expires < now)
-        {
-            if let Some((expires, old)) = seen.expiries.pop_first() {
-                seen.forgotten = seen.forgotten.max(expires);
-                seen.nonces.remove(&old);
-            }
-        }
+        seen.forget_before(now);
         let expires = Self::expiry(signed);
         if seen.nonces.contains(nonce) {
             return Spent::Before;
@@ -73,9 +89,7 @@ impl ReplayGuard {
         if expires <= seen.forgotten {
             return Spent::Unknown;
         }
-        let nonce: Arc<str> = nonce.into();
-        seen.nonces.insert(Arc::clone(&nonce));
-        seen.expiries.insert((expires, nonce));
+        seen.remember(nonce, expires);
         Spent::Now
     }
 
