@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use base16ct::lower::encode_string;
 use flate2::read::GzDecoder;
 use flate2::{Compression, GzBuilder};
 use ring::digest;
@@ -179,7 +180,7 @@ impl Draft {
             first: self.first,
             next: self.next,
             file: name(self.first, self.next),
-            sha256: hex(self.digest.clone().finish().as_ref()),
+            sha256: encode_string(self.digest.clone().finish().as_ref()),
         };
         let failed = |source| failed(&self.path, source);
         self.file.sync_all().map_err(failed)?;
@@ -350,15 +351,11 @@ fn sha256_of(mut file: &File) -> io::Result<(String, u64)> {
     loop {
         let read = file.read(&mut buffer)?;
         if read == 0 {
-            return Ok((hex(context.finish().as_ref()), length));
+            return Ok((encode_string(context.finish().as_ref()), length));
         }
         context.update(&buffer[..read]);
         length += read as u64;
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn failed(path: &Path, source: io::Error) -> StoreError {

@@ -193,12 +193,7 @@ impl<R: Read> Summed<R> {
 
     /// The SHA-256 in hexadecimal.
     pub(super) fn sum(self) -> String {
-        let digest = self.digest.finish();
-        digest
-            .as_ref()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        base16ct::lower::encode_string(self.digest.finish().as_ref())
     }
 }
 

@@ -495,9 +495,7 @@ fn spent(host: &KnownHost) -> Spent {
 
 /// The SHA-256 of a token in hexadecimal.
 pub(super) fn hash(token: &str) -> String {
-    let digest = digest(&SHA256, token.as_bytes());
-    let digits = digest.as_ref().iter();
-    digits.map(|byte| format!("{byte:02x}")).collect()
+    base16ct::lower::encode_string(digest(&SHA256, token.as_bytes()).as_ref())
 }
 
 fn nowhere(name: &str) -> Refusal {

@@ -436,10 +436,7 @@ fn ca_params(
 /// The name of a CA. Path building goes by name: no two CAs may share one.
 fn ca_name(title: &str, key: &CaKey) -> DistinguishedName {
     let key_digest = ring::digest::digest(&ring::digest::SHA256, key.der_bytes());
-    let mark: String = key_digest.as_ref()[..4]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let mark = base16ct::lower::encode_string(&key_digest.as_ref()[..4]);
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, format!("{title} {mark}"));
     name

@@ -1,4 +1,3 @@
-use std::fmt::Write;
 use std::time::Duration;
 
 use base64::Engine;
@@ -74,14 +73,11 @@ pub fn request_message(
     time: Timestamp,
     nonce: &str,
 ) -> String {
-    let mut text = format!(
-        "hallpass-request-v1\naudience {audience}\nmethod {method}\ntarget {target}\nbody sha256:"
-    );
-    for byte in digest(&SHA256, body).as_ref() {
-        write!(text, "{byte:02x}").expect("a String takes any text");
-    }
-    write!(text, "\ntime {time}\nnonce {nonce}\n").expect("a String takes any text");
-    text
+    let body = base16ct::lower::encode_string(digest(&SHA256, body).as_ref());
+    format!(
+        "hallpass-request-v1\naudience {audience}\nmethod {method}\ntarget {target}\n\
+         body sha256:{body}\ntime {time}\nnonce {nonce}\n"
+    )
 }
 
 /// The text that the key to be certified signs in the namespace

@@ -183,13 +183,8 @@ fn digest_of(files: &BTreeMap<String, String>) -> String {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part.as_bytes());
     }
-    let digest = context.finish();
-    let hex: String = digest
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("sha256:{hex}")
+    let digest = base16ct::lower::encode_string(context.finish().as_ref());
+    format!("sha256:{digest}")
 }
 
 fn read(path: &Path) -> Result<String, PolicyError> {

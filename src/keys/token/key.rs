@@ -39,7 +39,7 @@ pub(in crate::keys) struct Name {
 
 impl Name {
     pub(in crate::keys) fn id_in_hex(&self) -> String {
-        self.id.iter().map(|byte| format!("{byte:02x}")).collect()
+        base16ct::lower::encode_string(&self.id)
     }
 }
 
