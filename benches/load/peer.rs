@@ -1,4 +1,4 @@
-//! Another issuer beside Hallpass: the same stretches, each right after that of the other.
+//! Another issuer beside Hallpass: the same stretches, second by second in turn.
 
 use std::env;
 use std::fmt;
@@ -11,7 +11,7 @@ use crate::home::Home;
 use crate::keygen::Keygen;
 use crate::process::{Peak, Process};
 use crate::step_ca::StepCa;
-use crate::stretch::{self, Cell, Certificates, cores};
+use crate::stretch::{Cell, Certificates, Stretch, cores};
 use crate::target::{Kind, Target};
 
 /// Who can be set beside Hallpass.
@@ -174,13 +174,19 @@ fn alternate(
     kinds
         .iter()
         .flat_map(each)
-        .map(|(kind, connections)| Row {
-            kind,
-            connections,
-            cells: [
-                stretch::run(hallpass, kind, connections, seconds, ours),
-                stretch::run(peer, kind, connections, seconds, theirs),
-            ],
+        .map(|(kind, connections)| {
+            let mut our = Stretch::begin(hallpass, kind, connections, ours);
+            let mut their = Stretch::begin(peer, kind, connections, theirs);
+            // A second each in turn: how fast the machine is changes within a few.
+            for _ in 0..seconds {
+                our.go_on(1, ours);
+                their.go_on(1, theirs);
+            }
+            Row {
+                kind,
+                connections,
+                cells: [our.end(), their.end()],
+            }
         })
         .collect()
 }

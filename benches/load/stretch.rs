@@ -1,6 +1,7 @@
 //! One timed stretch: so many connections, each asking again as soon as it was answered.
 
 use std::collections::HashSet;
+use std::ops::AddAssign;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -59,51 +60,96 @@ pub(crate) fn run<T: Target>(
     seconds: u32,
     certificates: &mut Certificates,
 ) -> Cell {
-    let name = kind.name();
-    let subjects: Vec<_> = (0..connections).map(|_| target.subject(kind)).collect();
-    let mut open: Vec<_> = (0..connections).map(|_| target.connect()).collect();
+    let mut stretch = Stretch::begin(target, kind, connections, certificates);
+    stretch.go_on(seconds, certificates);
+    stretch.end()
+}
 
-    let warm_up = prepare(target, &subjects, 300 + 50 * connections);
-    let (elapsed, answers) = drive(target, &mut open, kind, &warm_up);
-    certificates.take(answers.iter().map(|answer| answer.serial));
+/// A stretch that others may come in between of.
+pub(crate) struct Stretch<'a, T: Target> {
+    target: &'a T,
+    kind: Kind,
+    subjects: Vec<T::Subject>,
+    open: Vec<T::Connection>,
+    /// Answers a second when it is warm.
+    rate: f64,
+    elapsed: Duration,
+    spent: Clocks,
+    answers: Vec<Answer>,
+}
 
-    // Signed ahead: the time on a request may be up to 60 s off. The rate grows a bit when warm.
-    let rate = warm_up.len() as f64 / elapsed.as_secs_f64();
-    let requests = prepare(
-        target,
-        &subjects,
-        (rate * f64::from(seconds) * 1.1) as usize,
-    );
-    eprintln!(
-        "{name} at {connections} connections: {} requests",
-        requests.len()
-    );
-    let before = Clocks::read(target);
-    let (elapsed, answers) = drive(target, &mut open, kind, &requests);
-    let spent = Clocks::read(target).since(before);
-    certificates.take(answers.iter().map(|answer| answer.serial));
+impl<'a, T: Target> Stretch<'a, T> {
+    /// Opens the connections, and asks until all is warm.
+    pub(crate) fn begin(
+        target: &'a T,
+        kind: Kind,
+        connections: usize,
+        certificates: &mut Certificates,
+    ) -> Self {
+        let subjects: Vec<_> = (0..connections).map(|_| target.subject(kind)).collect();
+        let mut open: Vec<_> = (0..connections).map(|_| target.connect()).collect();
+        let warm_up = prepare(target, &subjects, 300 + 50 * connections);
+        let (elapsed, answers) = drive(target, &mut open, kind, &warm_up);
+        certificates.take(answers.iter().map(|answer| answer.serial));
+        eprintln!("{} at {connections} connections", kind.name());
+        Self {
+            target,
+            kind,
+            subjects,
+            open,
+            rate: warm_up.len() as f64 / elapsed.as_secs_f64(),
+            elapsed: Duration::ZERO,
+            spent: Clocks::default(),
+            answers: Vec::new(),
+        }
+    }
 
-    let mut latencies: Vec<Duration> = answers.iter().map(|answer| answer.latency).collect();
-    latencies.sort_unstable();
-    // The nearest rank.
-    let percentile = |share: f64| {
-        let rank = (latencies.len() as f64 * share).ceil() as usize;
-        latencies[rank.saturating_sub(1)].as_secs_f64() * 1e3
-    };
-    let each = |spent: Duration| spent.as_secs_f64() * 1e6 / requests.len() as f64;
-    let others = spent.machine.saturating_sub(spent.server + spent.clients);
-    Cell {
-        per_second: requests.len() as f64 / elapsed.as_secs_f64(),
-        p50_ms: percentile(0.50),
-        p99_ms: percentile(0.99),
-        server_cpu_us: each(spent.server),
-        answer_bytes: answers[0].bytes,
-        client_cpu_us: each(spent.clients),
-        others: others.as_secs_f64() / (elapsed.as_secs_f64() * cores() as f64),
+    /// Asks for so long.
+    pub(crate) fn go_on(&mut self, seconds: u32, certificates: &mut Certificates) {
+        // Signed ahead: the time on a request may be up to 60 s off. The rate grows a bit when warm.
+        let requests = prepare(
+            self.target,
+            &self.subjects,
+            (self.rate * f64::from(seconds) * 1.1) as usize,
+        );
+        let before = Clocks::read(self.target);
+        let (elapsed, answers) = drive(self.target, &mut self.open, self.kind, &requests);
+        self.spent += Clocks::read(self.target).since(before);
+        self.elapsed += elapsed;
+        certificates.take(answers.iter().map(|answer| answer.serial));
+        self.answers.extend(answers);
+    }
+
+    pub(crate) fn end(self) -> Cell {
+        let Self {
+            spent,
+            elapsed,
+            answers,
+            ..
+        } = self;
+        let mut latencies: Vec<Duration> = answers.iter().map(|answer| answer.latency).collect();
+        latencies.sort_unstable();
+        // The nearest rank.
+        let percentile = |share: f64| {
+            let rank = (latencies.len() as f64 * share).ceil() as usize;
+            latencies[rank.saturating_sub(1)].as_secs_f64() * 1e3
+        };
+        let each = |spent: Duration| spent.as_secs_f64() * 1e6 / answers.len() as f64;
+        let others = spent.machine.saturating_sub(spent.server + spent.clients);
+        Cell {
+            per_second: answers.len() as f64 / elapsed.as_secs_f64(),
+            p50_ms: percentile(0.50),
+            p99_ms: percentile(0.99),
+            server_cpu_us: each(spent.server),
+            answer_bytes: answers[0].bytes,
+            client_cpu_us: each(spent.clients),
+            others: others.as_secs_f64() / (elapsed.as_secs_f64() * cores() as f64),
+        }
     }
 }
 
 /// What was spent so far, and by whom.
+#[derive(Default)]
 struct Clocks {
     server: Duration,
     clients: Duration,
@@ -126,6 +172,14 @@ impl Clocks {
             clients: self.clients - before.clients,
             machine: self.machine - before.machine,
         }
+    }
+}
+
+impl AddAssign for Clocks {
+    fn add_assign(&mut self, more: Self) {
+        self.server += more.server;
+        self.clients += more.clients;
+        self.machine += more.machine;
     }
 }
 
