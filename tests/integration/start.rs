@@ -10,6 +10,40 @@ fn chmod(path: &std::path::Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
+/// A log is kept for years, and by more than one version.
+#[test]
+fn a_log_of_the_version_before_is_upgraded_and_goes_on() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    let request = || bob.request("server-operator --purpose incident --reason=x");
+    (0..5).for_each(|_| drop(request()));
+    let address = ca.address().to_owned();
+    let home = ca.stop();
+    let log = rusqlite::Connection::open(home.database()).unwrap();
+    log.execute_batch(include_str!("../older/schema-4.sql"))
+        .unwrap();
+    drop(log);
+    let verify =
+        |home: &Home| bob.hallpass(["audit", "verify", "--home", home.path().to_str().unwrap()]);
+    verify(&home).fails_with(
+        66,
+        "a server that is started makes a log of schema 4 one of this version",
+    );
+
+    let ca = Ca::at(home, &address);
+    assert!(ca.server_log().contains("it is being upgraded"));
+    request();
+    let listed = ca
+        .admin()
+        .hallpass(["audit", "list", "--role", "server-operator", "--json"])
+        .ok();
+    assert_eq!(listed.lines().count(), 6, "{listed}");
+    let home = ca.stop();
+    verify(&home).ok();
+    let ca = Ca::at(home, &address);
+    assert_eq!(ca.server_log().matches("it is being upgraded").count(), 1);
+}
+
 #[test]
 fn a_home_is_made_closed_and_sealed() {
     let home = Home::new();

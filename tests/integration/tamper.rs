@@ -147,9 +147,9 @@ const TAMPERED: [Tamper; 16] = [
         "does not fit: what is searched is not what it says",
     ),
     (
-        "a purpose that came before in its group",
+        "a purpose that it was not for",
         |log| {
-            let second = "UPDATE entries SET first_purpose = 'incident'
+            let second = "UPDATE entries SET first_purpose = 'deploy'
                 WHERE first_purpose IS NULL AND kind = 'certificate-issued'";
             assert!(log.execute(second, []).unwrap() > 0);
         },

@@ -32,6 +32,8 @@ const ARCHIVE: &str = "archive";
 /// Marks the file as Hallpass's ("hall").
 const APPLICATION_ID: i32 = 0x6861_6c6c;
 const SCHEMA_VERSION: i32 = 5;
+/// The schema that [`UPGRADE`] is for.
+const UPGRADABLE: i32 = 4;
 
 /// The kinds of entries that nothing but the log itself keeps, so that they leave the database once
 /// they are in a file. Of sessions and approvals, those of the last day are still read at a start.
@@ -78,6 +80,42 @@ macro_rules! of_a_day {
 }
 use of_a_day;
 
+/// The indexes that were other ones in schema 4.
+macro_rules! indexes {
+    () => {
+        concat!(
+            "
+-- Of all entries: they are counted by it at each start.
+CREATE INDEX entries_requester ON entries (requester);
+-- Few entries are of a kind that state is rebuilt from.
+CREATE INDEX entries_state ON entries (kind) WHERE NOT ",
+            passing!("kind"),
+            ";
+-- Those that matter for a day.
+CREATE INDEX entries_of_a_day ON entries (time) WHERE ",
+            of_a_day!("kind"),
+            ";"
+        )
+    };
+}
+
+/// Makes a log of schema 4, which had each entry's role and purpose in the columns that are the first's
+/// alone now. More than those do no harm.
+const UPGRADE: &str = concat!(
+    "
+DROP INDEX entries_time;
+DROP INDEX entries_requester;
+DROP INDEX entries_state;
+DROP INDEX entries_of_a_day;
+ALTER TABLE entries RENAME COLUMN role TO first_role;
+ALTER TABLE entries RENAME COLUMN purpose TO first_purpose;
+",
+    indexes!(),
+    "
+PRAGMA user_version = 5;
+"
+);
+
 const SCHEMA: &str = concat!(
     "
 CREATE TABLE entries (
@@ -86,26 +124,19 @@ CREATE TABLE entries (
     kind          TEXT NOT NULL,
     requester     TEXT,
     subject       TEXT,
-    -- Of a role and a purpose that no entry before has in the same group of 64.
+    -- The role and the purpose, if no entry before in the same group of 64 has the same.
     first_role    TEXT,
     first_purpose TEXT,
     serial        INTEGER,
     body          TEXT NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX entries_serial ON entries (serial) WHERE serial IS NOT NULL;
--- Of all entries: they are counted by it at each start.
-CREATE INDEX entries_requester ON entries (requester);
 CREATE INDEX entries_subject ON entries (subject) WHERE subject IS NOT NULL;
 CREATE INDEX entries_role ON entries (first_role) WHERE first_role IS NOT NULL;
 CREATE INDEX entries_purpose ON entries (first_purpose) WHERE first_purpose IS NOT NULL;
--- Few entries are of a kind that state is rebuilt from.
-CREATE INDEX entries_state ON entries (kind) WHERE NOT ",
-    passing!("kind"),
-    ";
--- Those that matter for a day.
-CREATE INDEX entries_of_a_day ON entries (time) WHERE ",
-    of_a_day!("kind"),
-    ";
+",
+    indexes!(),
+    "
 -- The hashes that an entry adds to the tree: its own, then those of the subtrees it completes.
 CREATE TABLE tree (idx INTEGER PRIMARY KEY, hashes BLOB NOT NULL) STRICT;
 CREATE TRIGGER entries_stay BEFORE UPDATE ON entries
@@ -211,11 +242,15 @@ pub(super) fn parse(index: i64, body: &str) -> Result<Entry, StoreError> {
     serde_json::from_str(body).map_err(|source| StoreError::Entry { index, source })
 }
 
+/// What kind of database it is, and of which version.
+fn format(connection: &Connection) -> Result<(i32, i32), rusqlite::Error> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
+    Ok((pragma("application_id")?, pragma("user_version")?))
+}
+
 fn check_format(connection: &Connection) -> Result<(), StoreError> {
-    let application: i32 =
-        connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if application != APPLICATION_ID || version != SCHEMA_VERSION {
+    let (application, version) = format(connection)?;
+    if (application, version) != (APPLICATION_ID, SCHEMA_VERSION) {
         return Err(StoreError::Foreign {
             application,
             version,
@@ -339,7 +374,8 @@ pub enum StoreError {
     /// Another program's database, or another version's.
     #[error(
         "this is not an audit log of this version of Hallpass (application id {application:#x}, \
-         schema {version}): use the version that wrote it"
+         schema {version}): use the version that wrote it; a server that is started makes a log of \
+         schema 4 one of this version"
     )]
     Foreign {
         /// SQLite's `application_id`.

@@ -588,14 +588,24 @@ fn search(
     let begin = window.start - window.start % length;
     let mut places = connection.prepare_cached(way_in)?;
     let mut places = places.query(params![begin as i64, window.end as i64, name])?;
-    while let Some(row) = places.next()? {
-        // Behind the first of a group that has the name, others of the group may have it.
+    let mut next = window.start;
+    while let Some(row) = places.next()?
+        && found.next.is_none()
+    {
+        // Behind the first of a group that has the name, others of the group may have it. An older
+        // version has put those into the index, too.
         let place = row.get::<_, i64>(0)? as u64;
-        let end = place - place % length + length;
-        let place = place.max(window.start)..end.min(window.end);
-        look(connection, filter, place, limit, looked_at, found)?;
-        if found.next.is_some() {
-            break;
+        let end = window.end.min(place - place % length + length);
+        if next < end {
+            look(
+                connection,
+                filter,
+                place.max(next)..end,
+                limit,
+                looked_at,
+                found,
+            )?;
+            next = end;
         }
     }
     Ok(())

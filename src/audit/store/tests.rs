@@ -11,6 +11,9 @@ use crate::audit::firsts::GROUP;
 use crate::audit::tree::Frontier;
 use crate::model::EntryIndex;
 
+/// Makes a log one of the version before.
+const SCHEMA_4: &str = include_str!("../../../tests/older/schema-4.sql");
+
 const NAMES: [&str; 3] = ["deploy", "support", "incident"];
 
 /// What one of [`NAMES`] says that an entry is about; nothing beyond them.
@@ -106,6 +109,7 @@ proptest! {
             1..12,
         ),
         opened_anew in 0..12_usize,
+        older in any::<bool>(),
         searches in prop::collection::vec(
             (prop::option::of(0..3_usize), prop::option::of(0..3_usize), prop::option::of(0..3_usize), 0..300_u64, 1..20_usize),
             1..20,
@@ -114,6 +118,10 @@ proptest! {
         let mut log = Log::new();
         for (count, entries) in commits.iter().enumerate() {
             if count == opened_anew {
+                if older {
+                    let log = Connection::open(&log.path).unwrap();
+                    log.execute_batch(SCHEMA_4).unwrap();
+                }
                 log.store = Store::open(&log.path).unwrap();
             }
             log.commit(entries);
@@ -144,6 +152,7 @@ proptest! {
             loop {
                 let page = reader.list(&filter, limit).unwrap();
                 prop_assert!(page.entries.len() <= limit);
+                prop_assert!(page.next.is_none_or(|next| next > filter.from));
                 found.extend(page.entries.iter().map(|(index, _)| index.0));
                 match page.next {
                     Some(next) => filter.from = next,

@@ -11,8 +11,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::backfill::Backfill;
 use super::{
-    APPLICATION_ID, Identity, SCHEMA, SCHEMA_VERSION, StoreError, StoredHashes, archives,
-    check_format, identity, of_a_day, parse, passing, stored_checkpoint, timestamp, unreadable,
+    APPLICATION_ID, Identity, SCHEMA, SCHEMA_VERSION, StoreError, StoredHashes, UPGRADABLE,
+    UPGRADE, archives, check_format, format, identity, of_a_day, parse, passing, stored_checkpoint,
+    timestamp, unreadable,
 };
 use crate::audit::archive::Archive;
 use crate::audit::checkpoint::{Checkpoint, VerifierKey};
@@ -151,8 +152,9 @@ impl Store {
                 path: path.to_owned(),
             });
         }
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
             .map_err(|error| unreadable(path, error))?;
+        upgrade(&mut connection).map_err(|error| unreadable(path, error))?;
         check_format(&connection).map_err(|error| match error {
             StoreError::Sqlite(error) => unreadable(path, error),
             other => other,
@@ -524,6 +526,18 @@ impl Drop for Store {
             }
         }
     }
+}
+
+/// Makes a log of the version before one of this version, all of it or nothing.
+fn upgrade(connection: &mut Connection) -> Result<(), rusqlite::Error> {
+    if format(connection)? != (APPLICATION_ID, UPGRADABLE) {
+        return Ok(());
+    }
+    tracing::info!("the audit log is of the version before: it is being upgraded");
+    let transaction =
+        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    transaction.execute_batch(UPGRADE)?;
+    transaction.commit()
 }
 
 /// Tries whether an entry could be written, and has something written in any case.

@@ -110,6 +110,27 @@ impl<'a> Outline<'a> {
     }
 }
 
+impl Outline<'_> {
+    /// The columns without a role and a purpose that are the entry's, but not the first: an older
+    /// version had them there.
+    pub(super) fn without_more<'b>(
+        &self,
+        copied: Columns<'b>,
+        should_be: &Columns<'_>,
+    ) -> Columns<'b> {
+        let request = self.event.request.as_ref();
+        let (role, purpose) = request.map(|asked| (asked.role, asked.purpose)).unzip();
+        let but = |copied: Option<&'b str>, should_be: Option<&str>, own: Option<&str>| {
+            copied.filter(|copied| should_be.is_some() || Some(*copied) != own)
+        };
+        Columns {
+            first_role: but(copied.first_role, should_be.first_role, role),
+            first_purpose: but(copied.first_purpose, should_be.first_purpose, purpose),
+            ..copied
+        }
+    }
+}
+
 impl<'a> EventOutline<'a> {
     fn scan(scan: &mut Scan<'a>) -> Option<Self> {
         let (mut kind, mut by, mut user) = (None, None, None);
