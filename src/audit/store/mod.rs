@@ -249,14 +249,14 @@ fn format(connection: &Connection) -> Result<(i32, i32), rusqlite::Error> {
 }
 
 fn check_format(connection: &Connection) -> Result<(), StoreError> {
-    let (application, version) = format(connection)?;
-    if (application, version) != (APPLICATION_ID, SCHEMA_VERSION) {
-        return Err(StoreError::Foreign {
+    match format(connection)? {
+        (APPLICATION_ID, SCHEMA_VERSION) => Ok(()),
+        (APPLICATION_ID, UPGRADABLE) => Err(StoreError::Older),
+        (application, version) => Err(StoreError::Foreign {
             application,
             version,
-        });
+        }),
     }
-    Ok(())
 }
 
 fn identity(path: &Path) -> Result<Identity, StoreError> {
@@ -374,8 +374,7 @@ pub enum StoreError {
     /// Another program's database, or another version's.
     #[error(
         "this is not an audit log of this version of Hallpass (application id {application:#x}, \
-         schema {version}): use the version that wrote it; a server that is started makes a log of \
-         schema 4 one of this version"
+         schema {version}): use the version that wrote it"
     )]
     Foreign {
         /// SQLite's `application_id`.
@@ -383,6 +382,12 @@ pub enum StoreError {
         /// SQLite's `user_version`.
         version: i32,
     },
+    /// The version before wrote it.
+    #[error(
+        "this audit log is of the version of Hallpass before this one: start the server, which \
+         upgrades it"
+    )]
+    Older,
     /// An entry can't be read back.
     #[error("entry {index} can't be read: {source}")]
     Entry {
