@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use super::passing;
+use super::schema::passing;
 use crate::audit::archive::{Archive, PIECE};
 
 /// How many places of archived entries are cleared in one transaction: some milliseconds.

@@ -3,6 +3,7 @@
 mod archives;
 mod backfill;
 mod reader;
+mod schema;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -29,158 +30,6 @@ pub(super) use writer::{Commit, End, Row, Store};
 
 /// The folder beside the database that archived entries are in.
 const ARCHIVE: &str = "archive";
-/// Marks the file as Hallpass's ("hall").
-const APPLICATION_ID: i32 = 0x6861_6c6c;
-const SCHEMA_VERSION: i32 = 5;
-/// The schema that [`UPGRADE`] is for.
-const UPGRADABLE: i32 = 4;
-
-/// The kinds of entries that nothing but the log itself keeps, so that they leave the database once
-/// they are in a file. Of sessions and approvals, those of the last day are still read at a start.
-///
-/// Not as a list: for `IN`, SQLite fills a table with the list for each row that is inserted.
-macro_rules! passing {
-    ($kind:literal) => {
-        concat!(
-            "(",
-            $kind,
-            " = 'certificate-issued' OR ",
-            $kind,
-            " = 'request-refused' OR ",
-            $kind,
-            " = 'unauthenticated-refused' OR ",
-            $kind,
-            " = 'session-begun' OR ",
-            $kind,
-            " = 'session-touched' OR ",
-            $kind,
-            " = 'session-ended' OR ",
-            $kind,
-            " = 'approval-given')"
-        )
-    };
-}
-use passing;
-
-/// Those of them that matter for a day.
-macro_rules! of_a_day {
-    ($kind:literal) => {
-        concat!(
-            "(",
-            $kind,
-            " = 'session-begun' OR ",
-            $kind,
-            " = 'session-touched' OR ",
-            $kind,
-            " = 'session-ended' OR ",
-            $kind,
-            " = 'approval-given')"
-        )
-    };
-}
-use of_a_day;
-
-/// The indexes that were other ones in schema 4.
-macro_rules! indexes {
-    () => {
-        concat!(
-            "
--- Of all entries: they are counted by it at each start.
-CREATE INDEX entries_requester ON entries (requester);
--- Few entries are of a kind that state is rebuilt from.
-CREATE INDEX entries_state ON entries (kind) WHERE NOT ",
-            passing!("kind"),
-            ";
--- Those that matter for a day.
-CREATE INDEX entries_of_a_day ON entries (time) WHERE ",
-            of_a_day!("kind"),
-            ";"
-        )
-    };
-}
-
-/// Makes a log of schema 4, which had each entry's role and purpose in the columns that are the first's
-/// alone now. More than those do no harm.
-const UPGRADE: &str = concat!(
-    "
-DROP INDEX entries_time;
-DROP INDEX entries_requester;
-DROP INDEX entries_state;
-DROP INDEX entries_of_a_day;
-ALTER TABLE entries RENAME COLUMN role TO first_role;
-ALTER TABLE entries RENAME COLUMN purpose TO first_purpose;
-",
-    indexes!(),
-    "
-PRAGMA user_version = 5;
-"
-);
-
-const SCHEMA: &str = concat!(
-    "
-CREATE TABLE entries (
-    idx           INTEGER PRIMARY KEY,
-    time          INTEGER NOT NULL,
-    kind          TEXT NOT NULL,
-    requester     TEXT,
-    subject       TEXT,
-    -- The role and the purpose, if no entry before in the same group of 64 has the same.
-    first_role    TEXT,
-    first_purpose TEXT,
-    serial        INTEGER,
-    body          TEXT NOT NULL
-) STRICT;
-CREATE UNIQUE INDEX entries_serial ON entries (serial) WHERE serial IS NOT NULL;
-CREATE INDEX entries_subject ON entries (subject) WHERE subject IS NOT NULL;
-CREATE INDEX entries_role ON entries (first_role) WHERE first_role IS NOT NULL;
-CREATE INDEX entries_purpose ON entries (first_purpose) WHERE first_purpose IS NOT NULL;
-",
-    indexes!(),
-    "
--- The hashes that an entry adds to the tree: its own, then those of the subtrees it completes.
-CREATE TABLE tree (idx INTEGER PRIMARY KEY, hashes BLOB NOT NULL) STRICT;
-CREATE TRIGGER entries_stay BEFORE UPDATE ON entries
-    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
--- But what is in a file, is not what state is rebuilt from, and is not the first of 256, by which
--- entries are found by their time.
-CREATE TRIGGER entries_remain BEFORE DELETE ON entries
-    WHEN old.idx >= coalesce((SELECT next FROM archives ORDER BY first DESC LIMIT 1), 0)
-        OR old.idx % 256 = 0
-        OR NOT ",
-    passing!("old.kind"),
-    "
-    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
--- Files that entries were moved into, and the serial numbers of what is in them alone.
-CREATE TABLE archives (
-    first  INTEGER PRIMARY KEY,
-    next   INTEGER NOT NULL,
-    file   TEXT NOT NULL,
-    sha256 TEXT NOT NULL
-) STRICT;
-CREATE TABLE archived_serials (serial INTEGER PRIMARY KEY, idx INTEGER NOT NULL) STRICT;
-CREATE TRIGGER archives_stay BEFORE UPDATE ON archives
-    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
-CREATE TRIGGER archives_remain BEFORE DELETE ON archives
-    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
-CREATE TRIGGER archived_serials_stay BEFORE UPDATE ON archived_serials
-    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
-CREATE TRIGGER archived_serials_remain BEFORE DELETE ON archived_serials
-    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
-CREATE TRIGGER tree_stays BEFORE UPDATE ON tree
-    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
-CREATE TRIGGER tree_remains BEFORE DELETE ON tree
-    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
--- Nonces of requests that are young enough to be replayed, in the order in which they are swept.
-CREATE TABLE nonces (expires INTEGER, nonce TEXT, PRIMARY KEY (expires, nonce))
-    STRICT, WITHOUT ROWID;
--- What there is one of: the newest checkpoint, the newest that each witness cosigned
--- (cosigned:NAME), when the last certificate of each CA expires (expiry:FINGERPRINT), the highest that
--- each FIDO2 key has counted since an entry enrolled or unlocked it (counter:FINGERPRINT@ENTRY),
--- until when nonces were swept, what a probe wrote.
-CREATE TABLE marks (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
-INSERT INTO marks VALUES ('swept', 0), ('probe', 0);
-"
-);
 
 /// Device and inode of the database, its write-ahead log and its shared memory. Commits live in
 /// the second until a checkpoint, so that whoever deletes it deletes entries.
@@ -240,23 +89,6 @@ fn timestamp(millis: i64) -> Timestamp {
 /// An entry out of its text.
 pub(super) fn parse(index: i64, body: &str) -> Result<Entry, StoreError> {
     serde_json::from_str(body).map_err(|source| StoreError::Entry { index, source })
-}
-
-/// What kind of database it is, and of which version.
-fn format(connection: &Connection) -> Result<(i32, i32), rusqlite::Error> {
-    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
-    Ok((pragma("application_id")?, pragma("user_version")?))
-}
-
-fn check_format(connection: &Connection) -> Result<(), StoreError> {
-    match format(connection)? {
-        (APPLICATION_ID, SCHEMA_VERSION) => Ok(()),
-        (APPLICATION_ID, UPGRADABLE) => Err(StoreError::Older),
-        (application, version) => Err(StoreError::Foreign {
-            application,
-            version,
-        }),
-    }
 }
 
 fn identity(path: &Path) -> Result<Identity, StoreError> {

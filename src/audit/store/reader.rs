@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
-use super::{ARCHIVE, StoreError, StoredHashes, archives, check_format, parse, passing, timestamp};
+use super::schema::{check_format, passing};
+use super::{ARCHIVE, StoreError, StoredHashes, archives, parse, timestamp};
 use crate::audit::Entry;
 use crate::audit::archive::{self, Archive, ArchiveFile, PIECE};
 use crate::audit::firsts::GROUP;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{Reader, Store, StoreError, archives, check_format, unreadable};
+use super::schema::check_format;
+use super::{Reader, Store, StoreError, archives, unreadable};
 use crate::audit::archive::Archive;
 use crate::audit::{VerifierKey, record_hash};
 use crate::model::{EntryIndex, Timestamp};

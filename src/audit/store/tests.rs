@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use proptest::prelude::*;
 use rusqlite::Connection;
 
-use super::{Commit, Filter, Reader, Row, SCHEMA, Store, StoreError};
+use super::schema::SCHEMA;
+use super::{Commit, Filter, Reader, Row, Store, StoreError};
 use crate::audit::Entry;
 use crate::audit::firsts::GROUP;
 use crate::audit::tree::Frontier;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Row};
 
-use super::{Reader, StoreError, archives, check_format, stored_checkpoint, unreadable};
+use super::schema::check_format;
+use super::{Reader, StoreError, archives, stored_checkpoint, unreadable};
 use crate::audit::verify::{Beside, Columns, Entries, Stored, Wrong};
 use crate::model::EntryIndex;
 

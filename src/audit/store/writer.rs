@@ -10,10 +10,10 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::backfill::Backfill;
+use super::schema::{self, of_a_day, passing};
 use super::{
-    APPLICATION_ID, Identity, SCHEMA, SCHEMA_VERSION, StoreError, StoredHashes, UPGRADABLE,
-    UPGRADE, archives, check_format, format, identity, of_a_day, parse, passing, stored_checkpoint,
-    timestamp, unreadable,
+    Identity, StoreError, StoredHashes, archives, identity, parse, stored_checkpoint, timestamp,
+    unreadable,
 };
 use crate::audit::archive::Archive;
 use crate::audit::checkpoint::{Checkpoint, VerifierKey};
@@ -135,9 +135,7 @@ impl Store {
                 source,
             })?;
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        connection.pragma_update(None, "application_id", APPLICATION_ID)?;
-        connection.execute_batch(SCHEMA)?;
-        connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        schema::create(&connection)?;
         Self::set_up(connection, path)
     }
 
@@ -154,8 +152,8 @@ impl Store {
         }
         let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
             .map_err(|error| unreadable(path, error))?;
-        upgrade(&mut connection).map_err(|error| unreadable(path, error))?;
-        check_format(&connection).map_err(|error| match error {
+        schema::upgrade(&mut connection).map_err(|error| unreadable(path, error))?;
+        schema::check_format(&connection).map_err(|error| match error {
             StoreError::Sqlite(error) => unreadable(path, error),
             other => other,
         })?;
@@ -526,18 +524,6 @@ impl Drop for Store {
             }
         }
     }
-}
-
-/// Makes a log of the version before one of this version, all of it or nothing.
-fn upgrade(connection: &mut Connection) -> Result<(), rusqlite::Error> {
-    if format(connection)? != (APPLICATION_ID, UPGRADABLE) {
-        return Ok(());
-    }
-    tracing::info!("the audit log is of the version before: it is being upgraded");
-    let transaction =
-        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    transaction.execute_batch(UPGRADE)?;
-    transaction.commit()
 }
 
 /// Tries whether an entry could be written, and has something written in any case.
