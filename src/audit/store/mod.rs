@@ -4,6 +4,7 @@ mod archives;
 mod backfill;
 mod reader;
 mod schema;
+mod search;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,8 @@ use super::tree::Hash;
 use crate::keys::SignError;
 use crate::model::Timestamp;
 
-pub use reader::{Filter, Found, Reader, TileRange};
+pub use reader::{Reader, TileRange};
+pub use search::{Filter, Found};
 pub use snapshot::Snapshot;
 pub use whole::Database;
 pub(super) use writer::{Commit, End, Row, Store};

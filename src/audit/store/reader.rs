@@ -5,20 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-use super::schema::{check_format, passing};
-use super::{ARCHIVE, StoreError, StoredHashes, archives, parse, timestamp};
-use crate::audit::Entry;
+use super::schema::check_format;
+use super::search::{Filter, Found, Search, windows};
+use super::{ARCHIVE, StoreError, StoredHashes, archives, parse};
 use crate::audit::archive::{self, Archive, ArchiveFile, PIECE};
-use crate::audit::firsts::GROUP;
 use crate::audit::proof::{Hashes, ProofError};
 use crate::audit::range::Stretch;
 use crate::audit::tree::{Hash, record_hash};
-use crate::model::{EntryIndex, Purpose, RoleName, Serial, Timestamp, UserName};
-
-/// How many entries a search looks at before it gives back what it has: some 5 ms, if they are in memory.
-const MOST_LOOKED_AT: usize = 4000;
+use crate::model::{EntryIndex, Serial, Timestamp};
 
 /// The newest entries are never archived.
 const NEWEST: u64 = 1000;
@@ -33,69 +29,6 @@ pub struct Reader {
     folder: PathBuf,
     /// The files of archived entries that were read last.
     files: Mutex<Vec<Arc<ArchiveFile>>>,
-}
-
-/// Which entries to list. All that is set must hold.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Who asked, or whom it was done to.
-    pub user: Option<UserName>,
-    /// The role asked for.
-    pub role: Option<RoleName>,
-    /// The purpose asked for.
-    pub purpose: Option<Purpose>,
-    /// Not before.
-    pub since: Option<Timestamp>,
-    /// Before.
-    pub until: Option<Timestamp>,
-    /// The certificate's serial number.
-    pub serial: Option<Serial>,
-    /// From this index on.
-    pub from: EntryIndex,
-}
-
-impl Filter {
-    fn is_in_time(&self, time: Timestamp) -> bool {
-        self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time < until)
-    }
-
-    /// Whether all names are in an entry's text at all: much cheaper to tell than what they are.
-    fn may_fit(&self, body: &str) -> bool {
-        let has = |name: Option<&str>| name.is_none_or(|name| body.contains(name));
-        // None of them has a character that JSON escapes.
-        has(self.user.as_ref().map(UserName::as_str))
-            && has(self.role.as_ref().map(RoleName::as_str))
-            && has(self.purpose.as_ref().map(Purpose::as_str))
-    }
-
-    fn fits(&self, entry: &Entry) -> bool {
-        let event = &entry.event;
-        let request = event.request();
-        let certificate = event.certificate();
-        let user = self.user.as_ref();
-        (user.is_none() || event.requester() == user || event.subject() == user)
-            && self
-                .role
-                .as_ref()
-                .is_none_or(|role| request.is_some_and(|asked| asked.role == *role))
-            && self
-                .purpose
-                .as_ref()
-                .is_none_or(|purpose| request.is_some_and(|asked| asked.purpose == *purpose))
-            && self.serial.is_none_or(|serial| {
-                certificate.is_some_and(|certificate| certificate.serial == serial)
-            })
-            && self.is_in_time(entry.time)
-    }
-}
-
-/// What a search found so far.
-#[derive(Clone, Debug, Default)]
-pub struct Found {
-    /// Entries that match, oldest first, as stored.
-    pub entries: Vec<(EntryIndex, String)>,
-    /// Where to go on; nothing when the end was reached.
-    pub next: Option<EntryIndex>,
 }
 
 /// Hashes of a level that stand side by side: a tile of C2SP tlog-tiles, or a part of one.
@@ -136,8 +69,7 @@ impl Reader {
         if let Some(serial) = filter.serial {
             return self.of_serial(filter, serial, limit);
         }
-        let mut found = Found::default();
-        let mut looked_at = 0;
+        let mut search = Search::new(filter, limit);
         let mut from = filter.from.0;
         loop {
             let (archive, window) = {
@@ -146,18 +78,15 @@ impl Reader {
                 let snapshot = connection.unchecked_transaction()?;
                 let windows = windows(&snapshot, filter.since, filter.until, from)?;
                 let Some(window) = windows.first().cloned() else {
-                    return Ok(found);
+                    return Ok(search.found);
                 };
                 match archives::holding(&snapshot, window.start)? {
                     Some(archive) => (archive, window),
                     None => {
                         for window in windows {
-                            search(&snapshot, filter, window, limit, &mut looked_at, &mut found)?;
-                            if found.next.is_some() {
-                                break;
-                            }
+                            search.in_table(&snapshot, window)?;
                         }
-                        return Ok(found);
+                        return Ok(search.found);
                     }
                 }
             };
@@ -168,13 +97,9 @@ impl Reader {
                 if !window.contains(&index) {
                     continue;
                 }
-                if found.entries.len() == limit || looked_at == MOST_LOOKED_AT {
-                    found.next = Some(EntryIndex(index));
-                    return Ok(found);
-                }
-                looked_at += 1;
-                if filter.may_fit(&body) && filter.fits(&parse(index as i64, &body)?) {
-                    found.entries.push((EntryIndex(index), body));
+                search.look_at(index, &body)?;
+                if search.is_over() {
+                    return Ok(search.found);
                 }
             }
         }
@@ -470,174 +395,4 @@ impl Reader {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The indexes that can match by their time and from `from` on: windows without overlap, in order.
-///
-/// Times never go back, but where the clock was corrected: between two such places both ends are
-/// found by halving.
-fn windows(
-    connection: &Connection,
-    since: Option<Timestamp>,
-    until: Option<Timestamp>,
-    from: u64,
-) -> Result<Vec<Range<u64>>, StoreError> {
-    let end: i64 = connection
-        .prepare_cached("SELECT coalesce(max(idx) + 1, 0) FROM entries")?
-        .query_row([], |row| row.get(0))?;
-    let mut corrections = connection.prepare_cached(concat!(
-        "SELECT idx FROM entries INDEXED BY entries_state
-         WHERE kind = 'clock-corrected' AND NOT ",
-        passing!("kind"),
-        " ORDER BY idx"
-    ))?;
-    let mut bounds = corrections
-        .query_map([], |row| row.get(0))?
-        .collect::<Result<Vec<i64>, _>>()?;
-    bounds.push(end);
-    let mut next_row =
-        connection.prepare_cached("SELECT min(idx) FROM entries WHERE idx >= ?1 AND idx < ?2")?;
-    let mut windows = Vec::new();
-    let mut start = 0;
-    for bound in bounds {
-        let first = match since {
-            Some(since) => first_at(connection, since, start, bound)?,
-            None => start,
-        };
-        let next = match until {
-            // Of archived entries, those in front of the first in the table may be before it.
-            Some(until) => {
-                let behind = first_at(connection, until, start, bound)?;
-                let next: Option<i64> = next_row.query_row([behind, bound], |row| row.get(0))?;
-                next.unwrap_or(bound)
-            }
-            None => bound,
-        };
-        let first = first.max(i64::try_from(from).unwrap_or(i64::MAX));
-        if first < next {
-            windows.push(first as u64..next as u64);
-        }
-        start = bound;
-    }
-    Ok(windows)
-}
-
-/// Behind the last of the indexes from `start` to before `end` whose entry is in the table and
-/// before `time`. Within them, times must not go back.
-fn first_at(
-    connection: &Connection,
-    time: Timestamp,
-    start: i64,
-    end: i64,
-) -> Result<i64, StoreError> {
-    let mut time_at = connection.prepare_cached(
-        "SELECT time FROM entries WHERE idx >= ?1 AND idx < ?2 ORDER BY idx LIMIT 1",
-    )?;
-    let (mut before, mut first) = (start, end);
-    while before < first {
-        let middle = before.midpoint(first);
-        let found: Option<i64> = time_at
-            .query_row([middle, end], |row| row.get(0))
-            .optional()?;
-        if found.is_none_or(|found| timestamp(found) >= time) {
-            first = middle;
-        } else {
-            before = middle + 1;
-        }
-    }
-    Ok(first)
-}
-
-/// Adds the entries of a window that match and are not archived.
-fn search(
-    connection: &Connection,
-    filter: &Filter,
-    window: Range<u64>,
-    limit: usize,
-    looked_at: &mut usize,
-    found: &mut Found,
-) -> Result<(), StoreError> {
-    // The way in is by what is likely to be rarest: an index leads to the places where that is.
-    let (way_in, length, name) = match filter {
-        Filter {
-            user: Some(user), ..
-        } => {
-            let sql = "SELECT idx FROM entries WHERE requester = ?3 AND idx >= ?1 AND idx < ?2
-                 UNION SELECT idx FROM entries WHERE subject = ?3 AND idx >= ?1 AND idx < ?2
-                 ORDER BY idx";
-            (sql, 1, user.as_str())
-        }
-        Filter {
-            role: Some(role), ..
-        } => {
-            let sql = "SELECT idx FROM entries WHERE first_role = ?3 AND idx >= ?1 AND idx < ?2
-                 ORDER BY idx";
-            (sql, GROUP, role.as_str())
-        }
-        Filter {
-            purpose: Some(purpose),
-            ..
-        } => {
-            let sql = "SELECT idx FROM entries WHERE first_purpose = ?3 AND idx >= ?1 AND idx < ?2
-                 ORDER BY idx";
-            (sql, GROUP, purpose.as_str())
-        }
-        _ => {
-            return look(connection, filter, window, limit, looked_at, found);
-        }
-    };
-    let begin = window.start - window.start % length;
-    let mut places = connection.prepare_cached(way_in)?;
-    let mut places = places.query(params![begin as i64, window.end as i64, name])?;
-    let mut next = window.start;
-    while let Some(row) = places.next()?
-        && found.next.is_none()
-    {
-        // Behind the first of a group that has the name, others of the group may have it. An older
-        // version has put those into the index, too.
-        let place = row.get::<_, i64>(0)? as u64;
-        let end = window.end.min(place - place % length + length);
-        if next < end {
-            look(
-                connection,
-                filter,
-                place.max(next)..end,
-                limit,
-                looked_at,
-                found,
-            )?;
-            next = end;
-        }
-    }
-    Ok(())
-}
-
-/// Looks at each entry of a range.
-fn look(
-    connection: &Connection,
-    filter: &Filter,
-    range: Range<u64>,
-    limit: usize,
-    looked_at: &mut usize,
-    found: &mut Found,
-) -> Result<(), StoreError> {
-    let mut rows = connection.prepare_cached(
-        "SELECT idx, body FROM entries WHERE idx >= ?1 AND idx < ?2 ORDER BY idx",
-    )?;
-    let mut rows = rows.query([range.start as i64, range.end as i64])?;
-    while let Some(row) = rows.next()? {
-        let index: i64 = row.get(0)?;
-        if found.entries.len() == limit || *looked_at == MOST_LOOKED_AT {
-            found.next = Some(EntryIndex(index as u64));
-            return Ok(());
-        }
-        *looked_at += 1;
-        let body = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
-        if filter.may_fit(body) && filter.fits(&parse(index, body)?) {
-            found
-                .entries
-                .push((EntryIndex(index as u64), body.to_owned()));
-        }
-    }
-    Ok(())
 }
