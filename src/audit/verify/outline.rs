@@ -90,8 +90,7 @@ impl<'a> Outline<'a> {
     /// What the database should have copied out of it. Asked of one entry after the other.
     pub(super) fn columns(&self, firsts: &mut Firsts) -> Columns<'_> {
         let event = &self.event;
-        let request = event.request.as_ref();
-        let (role, purpose) = request.map(|asked| (asked.role, asked.purpose)).unzip();
+        let (role, purpose) = self.asked();
         let [first_role, first_purpose] = firsts.of(self.index, role, purpose);
         // Who had a policy set loaded was never among what is searched.
         let by = event.by.as_ref().filter(|_| event.kind != "policy-loaded");
@@ -108,26 +107,28 @@ impl<'a> Outline<'a> {
                 .map(|certificate| certificate.serial.get()),
         }
     }
-}
 
-impl Outline<'_> {
-    /// The columns without a role and a purpose that are the entry's, but not the first: an older
-    /// version had them there.
-    pub(super) fn without_more<'b>(
-        &self,
-        copied: Columns<'b>,
-        should_be: &Columns<'_>,
-    ) -> Columns<'b> {
-        let request = self.event.request.as_ref();
-        let (role, purpose) = request.map(|asked| (asked.role, asked.purpose)).unzip();
-        let but = |copied: Option<&'b str>, should_be: Option<&str>, own: Option<&str>| {
-            copied.filter(|copied| should_be.is_some() || Some(*copied) != own)
+    /// Whether copies are what the database should have. An entry may have its own role and purpose
+    /// there although they are not the first of their group: in schema 4 each had.
+    pub(super) fn allows(&self, copied: &Columns<'_>, should_have: &Columns<'_>) -> bool {
+        let (role, purpose) = self.asked();
+        let fits = |copied: Option<&str>, first: Option<&str>, own| {
+            copied == first || first.is_none() && copied == own
         };
-        Columns {
-            first_role: but(copied.first_role, should_be.first_role, role),
-            first_purpose: but(copied.first_purpose, should_be.first_purpose, purpose),
-            ..copied
-        }
+        let others = Columns {
+            first_role: should_have.first_role,
+            first_purpose: should_have.first_purpose,
+            ..*copied
+        };
+        fits(copied.first_role, should_have.first_role, role)
+            && fits(copied.first_purpose, should_have.first_purpose, purpose)
+            && others == *should_have
+    }
+
+    /// The role and the purpose that were asked for.
+    fn asked(&self) -> (Option<&'a str>, Option<&'a str>) {
+        let request = self.event.request.as_ref();
+        request.map(|asked| (asked.role, asked.purpose)).unzip()
     }
 }
 

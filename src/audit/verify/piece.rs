@@ -121,8 +121,7 @@ impl Piece {
         }
         let columns = outline.columns(&mut self.firsts);
         let copied = stored.beside.as_ref().and_then(|beside| beside.columns);
-        let copied = copied.map(|copied| outline.without_more(copied, &columns));
-        if copied.is_some_and(|copied| copied != columns) {
+        if copied.is_some_and(|copied| !outline.allows(&copied, &columns)) {
             return Err("what is searched is not what it says".to_owned());
         }
         self.take_time(outline.time, outline.event.kind)?;
