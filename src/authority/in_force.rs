@@ -12,7 +12,7 @@ use crate::audit::{Entry, Event, LogError, LogSigners, NewCaKey, NoteSigner, Ver
 use crate::certificate::{CertificateError, IssuingCa, SshCa, fingerprint_of_pem};
 use crate::identity::key_fingerprint;
 use crate::keys::{CaKey, Keyring, NewKey, Signer, Since, Step};
-use crate::model::{EntryIndex, KeyId, KeyKind, KeyState, Timestamp, TrustBundle};
+use crate::model::{EntryIndex, KeyId, KeyKind, KeyState, Timestamp, TrustBundle, Written};
 
 /// The CA keys as they stand after some entry of the log.
 pub(super) struct InForce {
@@ -25,7 +25,7 @@ pub(super) struct InForce {
     /// that are trusted, the one that is about to sign and the one that no longer does included.
     pub(super) log: LogSigners,
     /// What hosts, databases and clients must trust.
-    pub(super) trust: TrustBundle,
+    pub(super) trust: Written<TrustBundle>,
     /// What requests must be addressed to: the fingerprints of the root certificates, the one that
     /// signs first. Those of retired ones, too, by which people know this CA who have not asked for
     /// a certificate since; not those that others may have.
@@ -167,25 +167,24 @@ impl InForce {
             .collect();
         let above = format!("{crossed}{}", roots.first().map_or("", String::as_str));
         let log = log_signers(&keyring, open)?;
+        let revoked = keyring
+            .iter()
+            .filter(|(id, key)| id.kind == KeyKind::SshUser && key.state == KeyState::Revoked);
+        let trust = TrustBundle {
+            version: after.0,
+            ssh_user: trusted(KeyKind::SshUser),
+            ssh_host: trusted(KeyKind::SshHost),
+            x509: roots,
+            ssh_revoked: revoked.map(|(_, key)| key.public.clone()).collect(),
+            log: log.first().verifier().to_string(),
+            log_keys: trusted(KeyKind::Log),
+        };
         Ok(Self {
             ssh_user: ssh(KeyKind::SshUser)?,
             ssh_host: ssh(KeyKind::SshHost)?,
             x509,
-            trust: TrustBundle {
-                version: after.0,
-                ssh_user: trusted(KeyKind::SshUser),
-                ssh_host: trusted(KeyKind::SshHost),
-                x509: roots,
-                ssh_revoked: keyring
-                    .iter()
-                    .filter(|(id, key)| {
-                        id.kind == KeyKind::SshUser && key.state == KeyState::Revoked
-                    })
-                    .map(|(_, key)| key.public.clone())
-                    .collect(),
-                log: log.first().verifier().to_string(),
-                log_keys: trusted(KeyKind::Log),
-            },
+            trust: Written::new(trust)
+                .map_err(|_| CertificateError::CaCertificate("it can't be told as JSON"))?,
             log,
             audiences,
             above,

@@ -65,7 +65,7 @@ use crate::identity::{
     ReplayGuard, Requester, SignedRequest, Unidentified, Verifier, Workloads,
 };
 use crate::keys::KeyStore;
-use crate::model::{Circumstances, EntryIndex, SignedTrust, Timestamp, TrustBundle};
+use crate::model::{Circumstances, EntryIndex, SignedTrust, Timestamp, TrustBundle, Written};
 use crate::policy::{AdminAction, PolicySet, Verdict};
 use crate::witness::Witnesses;
 use in_force::Keys;
@@ -126,7 +126,7 @@ impl Authority {
     }
 
     /// The public keys that hosts, databases and clients must trust.
-    pub fn trust(&self) -> TrustBundle {
+    pub fn trust(&self) -> Written<TrustBundle> {
         self.keys.now().trust.clone()
     }
 

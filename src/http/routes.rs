@@ -29,7 +29,7 @@ use crate::authority::{Authority, Which};
 use crate::model::{
     AuditPage, CertificateAnswer, EntryIndex, Health, HostCertificateRequest, Identity, NewKey,
     NewUser, Purpose, RoleName, RoleSummary, Serial, SignedTrust, SshCertificateRequest, Timestamp,
-    TrustBundle, UserName, UserSummary, X509CertificateRequest,
+    TrustBundle, UserName, UserSummary, Written, X509CertificateRequest,
 };
 
 /// The most entries of a page of the log.
@@ -135,7 +135,7 @@ async fn readyz(State(authority): Shared) -> Response {
 
 /// The public CA keys that hosts, databases and clients must trust.
 #[utoipa::path(get, path = "/v1/trust", responses((status = 200, body = TrustBundle)))]
-async fn trust(State(authority): Shared) -> Json<TrustBundle> {
+async fn trust(State(authority): Shared) -> Json<Written<TrustBundle>> {
     Json(authority.trust())
 }
 

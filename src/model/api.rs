@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::{
     Account, Attestation, EntryIndex, GroupName, HostName, HostTtl, KeyId, KeyState, LockTarget,
     PrincipalName, Purpose, Reason, RoleName, Serial, SessionSummary, Timestamp, Ttl, UserName,
+    Written,
 };
 
 /// Asks for an SSH user certificate.
@@ -95,7 +96,8 @@ pub struct CertificateAnswer {
     /// What proves that the entry is in the log.
     pub receipt: Receipt,
     /// What the client must trust to recognise the hosts.
-    pub trust: TrustBundle,
+    #[schema(value_type = TrustBundle)]
+    pub trust: Written<TrustBundle>,
 }
 
 /// What proves that a certificate is in the log. Whoever keeps it can show later that the log was

@@ -21,6 +21,7 @@ mod role;
 mod serial;
 mod source;
 mod timestamp;
+mod written;
 
 pub use api::{
     ArchiveAnswer, ArchiveRequest, ArchivedFile, AuditPage, CertificateAnswer, ConsistencyProof,
@@ -56,3 +57,4 @@ pub use role::{Access, DatabaseAccess, Role, SourceAddress, SshAccess, SshExtens
 pub use serial::{EntryIndex, Serial};
 pub use source::counted_source;
 pub use timestamp::Timestamp;
+pub use written::Written;
