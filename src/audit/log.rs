@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -247,13 +246,13 @@ impl Log {
     /// Does work that commits an entry. As long as it computes, and does not wait for something,
     /// the writer holds back a commit that it could be part of, for some milliseconds at most: the
     /// more entries share a commit, the less each costs.
-    pub async fn about_to_commit<T>(&self, work: impl Future<Output = T>) -> T {
-        let mut work = pin!(work);
-        poll_fn(|context| {
+    pub fn about_to_commit<T>(&self, work: impl Future<Output = T>) -> impl Future<Output = T> {
+        // Such work is large, and what holds it is moved a few times before it begins.
+        let mut work = Box::pin(work);
+        poll_fn(move |context| {
             let _comer = self.coming();
             work.as_mut().poll(context)
         })
-        .await
     }
 
     /// The same for as long as what it gives lives: where work waits for what comes in no time.
@@ -443,25 +442,29 @@ impl Slot {
         self.serial
     }
 
-    /// Commits the event, with what the request behind it has spent. When it returns, both are on
-    /// disk.
+    /// Hands the event over, with what the request behind it has spent. When what this gives is
+    /// done, both are on disk.
     ///
     /// # Errors
     /// When they are not.
-    pub async fn commit(self, event: Event, spent: Option<Spent>) -> Result<Place, LogError> {
-        self.commit_with(event, spent, With::default()).await
+    pub fn commit(
+        self,
+        event: Event,
+        spent: Option<Spent>,
+    ) -> impl Future<Output = Result<Place, LogError>> {
+        self.commit_with(event, spent, With::default())
     }
 
     /// The same with what comes with it.
     ///
     /// # Errors
     /// When event and nonce are not on disk.
-    pub async fn commit_with(
+    pub fn commit_with(
         mut self,
         event: Event,
         spent: Option<Spent>,
         with: With,
-    ) -> Result<Place, LogError> {
+    ) -> impl Future<Output = Result<Place, LogError>> {
         let (done, answer) = oneshot::channel();
         let waiting = Waiting {
             done: Some(done),
@@ -471,13 +474,16 @@ impl Slot {
             ..Waiting::default()
         };
         let index = self.index;
-        let leaf = self.hand_over(event, waiting)?;
-        let committed = answer.await.unwrap_or(Err(LogError::Stopped))?;
-        Ok(Place {
-            index,
-            leaf,
-            committed: committed.ok_or(LogError::Stopped)?,
-        })
+        let leaf = self.hand_over(event, waiting);
+        async move {
+            let leaf = leaf?;
+            let committed = answer.await.unwrap_or(Err(LogError::Stopped))?;
+            Ok(Place {
+                index,
+                leaf,
+                committed: committed.ok_or(LogError::Stopped)?,
+            })
+        }
     }
 
     /// Gives the hash of the entry.

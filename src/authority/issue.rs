@@ -9,7 +9,7 @@ use ssh_key::public::KeyData;
 
 use super::{Authority, Refusal, decision, now, recorded, spent};
 use crate::access::Waits;
-use crate::audit::{Asked, Decision, Event, Place, Slot};
+use crate::audit::{Asked, Decision, Event, Place, RecordedCertificate, Slot};
 use crate::certificate::{
     ClientGrant, CsrSubject, SshUserGrant, SubjectError, Validity, check_ssh_key, parse_public_key,
 };
@@ -37,6 +37,16 @@ impl Granted<'_> {
         let circumstances = self.decision.circumstances.as_ref();
         circumstances.map_or(0, |circumstances| circumstances.approvals)
     }
+}
+
+/// A certificate that nobody has yet.
+struct Signed {
+    /// What the log should have of it.
+    record: RecordedCertificate,
+    /// What the requester gets.
+    certificate: String,
+    /// The login names or the database user.
+    good_for: Vec<String>,
 }
 
 /// A request that is refused, with what of it the log should have.
@@ -88,8 +98,9 @@ impl Authority {
                     let slot = self
                         .reserve_unlocked(request, &requester, &granted, now)
                         .await?;
-                    self.sign_ssh(slot, &requester, &subject, access, granted, now)
-                        .await
+                    let signed =
+                        self.sign_ssh(&slot, &requester, &subject, access, &granted, now)?;
+                    self.release(&requester, slot, granted, signed).await
                 }
                 Err(declined) => Err(self.decline(&requester, request, declined, now).await),
             }
@@ -115,8 +126,9 @@ impl Authority {
                     let slot = self
                         .reserve_unlocked(request, &requester, &granted, now)
                         .await?;
-                    self.sign_x509(slot, &requester, &subject, access, granted, now)
-                        .await
+                    let signed =
+                        self.sign_x509(&slot, &requester, &subject, access, &granted, now)?;
+                    self.release(&requester, slot, granted, signed).await
                 }
                 Err(declined) => Err(self.decline(&requester, request, declined, now).await),
             }
@@ -336,15 +348,15 @@ impl Authority {
         Err(unproven())
     }
 
-    async fn sign_ssh(
+    fn sign_ssh(
         &self,
-        slot: Slot,
+        slot: &Slot,
         requester: &Requester,
         subject: &KeyData,
         access: &SshAccess,
-        granted: Granted<'_>,
+        granted: &Granted<'_>,
         now: Timestamp,
-    ) -> Result<CertificateAnswer, Refusal> {
+    ) -> Result<Signed, Refusal> {
         let source_addresses = match &access.source_address {
             SourceAddress::Any => Vec::new(),
             SourceAddress::Requester => vec![IpNet::from(requester.actor.source)],
@@ -381,19 +393,22 @@ impl Authority {
             .iter()
             .map(PrincipalName::to_string)
             .collect();
-        self.release(requester, slot, granted, record, certificate, good_for)
-            .await
+        Ok(Signed {
+            record,
+            certificate,
+            good_for,
+        })
     }
 
-    async fn sign_x509(
+    fn sign_x509(
         &self,
-        slot: Slot,
+        slot: &Slot,
         requester: &Requester,
         subject: &CsrSubject,
         access: &DatabaseAccess,
-        granted: Granted<'_>,
+        granted: &Granted<'_>,
         now: Timestamp,
-    ) -> Result<CertificateAnswer, Refusal> {
+    ) -> Result<Signed, Refusal> {
         let validity = Validity::person(now, granted.ttl);
         let grant = ClientGrant {
             subject,
@@ -416,9 +431,11 @@ impl Authority {
             keys.x509.fingerprint.clone(),
             certificate,
         );
-        let good_for = vec![DatabaseUser::to_string(&access.user)];
-        self.release(requester, slot, granted, record, chain, good_for)
-            .await
+        Ok(Signed {
+            record,
+            certificate: chain,
+            good_for: vec![DatabaseUser::to_string(&access.user)],
+        })
     }
 
     /// Commits the entry; the certificate exists for the world only after that.
@@ -427,10 +444,13 @@ impl Authority {
         requester: &Requester,
         slot: Slot,
         granted: Granted<'_>,
-        record: crate::audit::RecordedCertificate,
-        certificate: String,
-        good_for: Vec<String>,
+        signed: Signed,
     ) -> Result<CertificateAnswer, Refusal> {
+        let Signed {
+            record,
+            certificate,
+            good_for,
+        } = signed;
         let (serial, validity) = (record.serial, (record.valid_after, record.valid_before));
         let waited = (granted.approvals() > 0).then(|| granted.asked.clone());
         let event = Event::CertificateIssued {
