@@ -11,10 +11,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, onesho
 use super::checkpoint::{Checkpoint, VerifierKey};
 use super::proof::Hashes;
 use super::signers::LogSigners;
-use super::store::{End, Row, Store};
+use super::store::{End, Row, Store, Troubles};
 use super::tree::Hash;
 use super::writer::{Committed, Live, Message, Waiting, Writer, lock};
-use super::{Entry, Event, ProofError, StoreError};
+use super::{Entry, Event, ProofError, StoreError, Trouble};
 use crate::model::{EntryIndex, LONGEST_SESSION, Serial, Timestamp};
 
 /// How many requests may wait for the disk. Past it, requests are turned away at once.
@@ -72,6 +72,7 @@ pub struct Log {
     newest: watch::Receiver<Option<Checkpoint>>,
     /// The last answer to whether the log can be written.
     checked: tokio::sync::Mutex<Option<(Instant, Result<(), LogError>)>>,
+    troubles: Troubles,
 }
 
 /// Counts those whose entry will come in a moment.
@@ -199,6 +200,7 @@ impl Log {
         let (sender, receiver) = mpsc::unbounded_channel();
         let coming = Coming::default();
         let (newest, watching) = watch::channel(end.checkpoint);
+        let troubles = store.troubles();
         let writer = Writer {
             store,
             signers,
@@ -226,6 +228,7 @@ impl Log {
             thread: Mutex::new(Some(thread)),
             newest: watching,
             checked: tokio::sync::Mutex::default(),
+            troubles,
         })
     }
 
@@ -342,6 +345,11 @@ impl Log {
         let answer = self.send(|waiting| Message::Probe { waiting }).await;
         *checked = Some((Instant::now(), answer.clone()));
         answer
+    }
+
+    /// What is wrong while entries can be written all the same.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.troubles.now()
     }
 
     /// Deletes the entries that are archived, a few at a time with whatever waits in between.

@@ -58,7 +58,7 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use crate::access::Waiting;
 use crate::audit::{
     Actor, Checkpoint, Decision, Event, Log, Reader, RecordedCertificate, Refused, Slot, Spent,
-    With,
+    Trouble, With,
 };
 use crate::identity::{
     self, Accepted, AttestationRoots, Authentic, Counters, Directory, Logins, Provider,
@@ -150,6 +150,11 @@ impl Authority {
         keys.ssh_user.ca.check()?;
         keys.ssh_host.ca.check()?;
         Ok(keys.x509.ca.check()?)
+    }
+
+    /// What is wrong while it can do its work all the same.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.log.trouble()
     }
 
     /// Waits until the log has what was handed to it, and closes it.

@@ -112,16 +112,17 @@ async fn healthz() -> Json<Health> {
     })
 }
 
-/// Whether certificates can be issued.
+/// Whether certificates can be issued, and what is wrong when something is.
 #[utoipa::path(get, path = "/readyz",
     responses((status = 200, body = Health), (status = 503, body = Health)))]
 async fn readyz(State(authority): Shared) -> Response {
     match authority.check().await {
-        Ok(()) => Json(Health {
-            status: "ok".to_owned(),
-            detail: None,
-        })
-        .into_response(),
+        Ok(()) => {
+            let detail = authority.trouble().map(|trouble| trouble.to_string());
+            let status = if detail.is_some() { "degraded" } else { "ok" };
+            let status = status.to_owned();
+            Json(Health { status, detail }).into_response()
+        }
         Err(refusal) => {
             let detail = Some(refusal.to_string());
             let health = Health {

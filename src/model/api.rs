@@ -606,7 +606,7 @@ pub struct AuditPage {
 /// Whether the server can do its work.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Health {
-    /// `ok` or `unavailable`.
+    /// `ok`, `degraded` when it can but something is wrong, or `unavailable`.
     pub status: String,
     /// What is wrong, when something is.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Ca, Home, Person, exchange, fails_when_full, run, wait_until};
+use crate::support::{Answer, Ca, Home, Person, fails_when_full, run, wait_until};
 
 fn ask(ca: &Ca, person: &Person) -> Answer {
     let ask = json!({"role": "server-operator", "purpose": "incident", "reason": "x"});
@@ -12,12 +12,6 @@ fn ask(ca: &Ca, person: &Person) -> Answer {
         .asks(ca, "POST", "/v1/certificates/ssh")
         .ssh(&person.key, ask)
         .send()
-}
-
-fn readyz(ca: &Ca) -> (u16, Value) {
-    let request = b"GET /readyz HTTP/1.1\r\nHost: ca\r\nConnection: close\r\n\r\n";
-    let answer = exchange(ca, request).unwrap();
-    (answer.status, answer.json())
 }
 
 /// Nothing is issued, and both the client and health say why.
@@ -29,7 +23,7 @@ fn assert_closed(ca: &Ca, person: &Person, why: &str) {
     assert!(detail.contains(why), "{detail}");
     assert!(answer.head.contains("retry-after: "), "{answer:?}");
     assert!(!answer.body.contains("-cert-v01"), "{answer:?}");
-    let (status, health) = readyz(ca);
+    let (status, health) = ca.readyz();
     assert_eq!((status, &health["status"]), (503, &"unavailable".into()));
     assert!(health["detail"].as_str().unwrap().contains(why), "{health}");
     // Nobody gets past it by another way.
@@ -53,7 +47,7 @@ fn assert_closed(ca: &Ca, person: &Person, why: &str) {
 #[track_caller]
 fn assert_open(ca: &Ca, person: &Person) {
     assert_eq!(ask(ca, person).status, 200);
-    assert_eq!(readyz(ca).0, 200);
+    assert_eq!(ca.readyz().0, 200);
 }
 
 #[test]

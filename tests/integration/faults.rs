@@ -115,6 +115,10 @@ fn a_database_that_may_not_be_on_disk_keeps_its_write_ahead_log() {
         });
     });
     assert_eq!(refused, 0, "commits are on disk all the same");
+    let (status, health) = ca.readyz();
+    assert_eq!((status, &health["status"]), (200, &"degraded".into()));
+    let detail = health["detail"].as_str().unwrap();
+    assert!(detail.contains("may not be on disk"), "{detail}");
     // Later ones may succeed without having brought anything to disk.
     fs::write(&faults, "0").unwrap();
     for _ in 0..100 {
@@ -124,6 +128,7 @@ fn a_database_that_may_not_be_on_disk_keeps_its_write_ahead_log() {
     // Nothing was.
     fs::copy(&before, &database).unwrap();
     let ca = Ca::on(home);
+    assert_eq!(ca.readyz().1["status"], "ok");
     received.check(&ca.home);
     assert_eq!(received.ask(&ca, &bob), Some(200));
     received.check(&ca.stop());

@@ -12,10 +12,10 @@ use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeInfo, AttributeType, ObjectClass};
 use cryptoki::session::{Session, UserType};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::{
-    Answer, Ca, Home, P256, Person, Postgres, Ran, SoftHsm, Sshd, exchange, make_csr, program, run,
+    Answer, Ca, Home, P256, Person, Postgres, Ran, SoftHsm, Sshd, make_csr, program, run,
     serve_fails, serve_fails_with, wait_until,
 };
 
@@ -44,12 +44,6 @@ fn ask_x509(ca: &Ca, person: &Person) -> Answer {
         .asks(ca, "POST", "/v1/certificates/x509")
         .json(&ask)
         .send()
-}
-
-fn readyz(ca: &Ca) -> (u16, Value) {
-    let request = b"GET /readyz HTTP/1.1\r\nHost: ca\r\nConnection: close\r\n\r\n";
-    let answer = exchange(ca, request).unwrap();
-    (answer.status, answer.json())
 }
 
 /// A request got nothing, and was told why.
@@ -100,7 +94,7 @@ fn logs_in_everywhere(algorithm: &str, in_sshd_log: &str, in_x509: &str) {
     )
     .ok();
     assert!(shown.contains(in_x509), "{shown}");
-    assert_eq!(readyz(&ca).0, 200);
+    assert_eq!(ca.readyz().0, 200);
 
     // An offline look at the log knows these signatures too.
     let home = ca.stop();
@@ -571,7 +565,7 @@ fn a_key_that_is_deleted_from_the_token_takes_only_its_own_certificates_along() 
     }
     assert_eq!(ask_x509(&ca, &bob).status, 200);
     bob.hallpass(["whoami"]).ok();
-    let (status, health) = readyz(&ca);
+    let (status, health) = ca.readyz();
     assert_eq!(status, 503);
     assert!(
         health["detail"].as_str().unwrap().contains(missing),
@@ -601,18 +595,18 @@ fn a_lost_token_is_told_of_and_used_again_once_it_is_back() {
         let why = "has no token \"vault\", but \"other\" (serial ";
         wait_until("the loss is seen", || ask_ssh(&ca, &bob).status == 503);
         wait_until("it is not there", || {
-            readyz(&ca).1.to_string().contains("other")
+            ca.readyz().1.to_string().contains("other")
         });
         for _ in 0..3 {
             assert_unavailable(&ask_ssh(&ca, &bob), why);
             assert_unavailable(&ask_x509(&ca, &bob), why);
         }
         bob.hallpass(["whoami"]).ok();
-        let (status, health) = readyz(&ca);
+        let (status, health) = ca.readyz();
         assert_eq!(status, 503);
         assert!(health["detail"].as_str().unwrap().contains(why), "{health}");
         hsm.plug_in();
-        wait_until("it is back", || readyz(&ca).0 == 200);
+        wait_until("it is back", || ca.readyz().0 == 200);
         assert_eq!(ask_ssh(&ca, &bob).status, 200);
         assert_eq!(ask_x509(&ca, &bob).status, 200);
     }
@@ -704,7 +698,7 @@ fn many_sign_at_once_also_while_the_token_comes_and_goes() {
             "{answers:?}"
         );
     });
-    wait_until("it is back", || readyz(&ca).0 == 200);
+    wait_until("it is back", || ca.readyz().0 == 200);
     assert!(many(2).iter().all(|status| *status == 200));
     assert!(!ca.server_log().contains("panicked"));
 }

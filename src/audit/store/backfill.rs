@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -35,14 +35,41 @@ pub(super) struct Backfill {
     thread: Option<JoinHandle<()>>,
 }
 
+/// What is wrong with the log's database while entries can be written all the same.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// It will be tried again.
+    #[error(
+        "the audit log's write-ahead log grows: it can't be brought into the database, which is \
+         tried again and again: {0}"
+    )]
+    Growing(String),
+    /// It stays like that until the server is started again.
+    #[error(
+        "what the audit log's database has may not be on disk: its write-ahead log has it as well, \
+         and is kept and grows until the server is started again; see to the disk first: {0}"
+    )]
+    Uncertain(String),
+}
+
+/// Tells what is wrong with the database of a log, for as long as it is open.
+#[derive(Clone)]
+pub(in crate::audit) struct Troubles(Arc<Shared>);
+
+impl Troubles {
+    /// What is wrong now.
+    pub(in crate::audit) fn now(&self) -> Option<Trouble> {
+        self.0.trouble().clone()
+    }
+}
+
 #[derive(Default)]
 struct Shared {
     /// How many pages the write-ahead log has since the last commit.
     pages: AtomicU32,
     /// Held by commits, and by the thread while there may be none.
     committing: Mutex<()>,
-    /// A sync failed.
-    uncertain: AtomicBool,
+    trouble: Mutex<Option<Trouble>>,
 }
 
 impl Shared {
@@ -50,6 +77,10 @@ impl Shared {
         self.committing
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<Trouble>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pages(&self) -> u32 {
@@ -109,6 +140,11 @@ impl Backfill {
         }
     }
 
+    /// What tells how it fares.
+    pub(super) fn troubles(&self) -> Troubles {
+        Troubles(Arc::clone(&self.shared))
+    }
+
     /// Ends it, and says whether what it brought in is on disk.
     pub(super) fn end(&mut self) -> bool {
         self.wake = None;
@@ -116,7 +152,7 @@ impl Backfill {
             // A panic was reported where it happened.
             thread.join().ok();
         }
-        !self.shared.uncertain.load(Ordering::Relaxed)
+        !matches!(*self.shared.trouble(), Some(Trouble::Uncertain(_)))
     }
 }
 
@@ -128,44 +164,29 @@ impl Drop for Backfill {
 
 fn run(connection: &Connection, shared: &Shared, woken: &Receiver<()>) {
     while woken.recv().is_ok() {
-        match bring_in(connection, shared) {
-            Ok(()) => {}
-            Err(Failure::Fill(error)) => tracing::error!(
-                %error,
-                "the audit log's write-ahead log grows: it can't be brought into the database"
-            ),
-            Err(Failure::Sync(error)) => {
-                shared.uncertain.store(true, Ordering::Relaxed);
-                tracing::error!(
-                    %error,
-                    "what the audit log's database has may not be on disk: its write-ahead log has \
-                     it as well, and is kept and grows until the server is started again; see to \
-                     the disk first"
-                );
+        let trouble = bring_in(connection, shared).err();
+        shared.trouble().clone_from(&trouble);
+        if let Some(trouble) = trouble {
+            tracing::error!("{trouble}");
+            if let Trouble::Uncertain(_) = trouble {
                 return;
             }
         }
     }
 }
 
-/// Why pages are not in the database, or not for certain.
-#[derive(Debug)]
-enum Failure {
-    Fill(rusqlite::Error),
-    Sync(rusqlite::Error),
-}
-
 /// Brings in what there is while commits add more, and when there is much, then the rest without any:
 /// only when nothing is left is the file written from the start again. Then SQLite syncs the
 /// database, too; done before, that does not keep commits waiting for long.
-fn bring_in(connection: &Connection, shared: &Shared) -> Result<(), Failure> {
-    fill(connection).map_err(Failure::Fill)?;
-    sync(connection).map_err(Failure::Sync)?;
+fn bring_in(connection: &Connection, shared: &Shared) -> Result<(), Trouble> {
+    let growing = |error: rusqlite::Error| Trouble::Growing(error.to_string());
+    fill(connection).map_err(growing)?;
+    sync(connection).map_err(|error| Trouble::Uncertain(error.to_string()))?;
     if shared.pages() < LONGEST {
         return Ok(());
     }
     let _no_commits = shared.lock();
-    fill(connection).map_err(Failure::Fill)
+    fill(connection).map_err(growing)
 }
 
 fn fill(connection: &Connection) -> Result<(), rusqlite::Error> {

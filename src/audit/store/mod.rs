@@ -24,6 +24,8 @@ use super::tree::Hash;
 use crate::keys::SignError;
 use crate::model::Timestamp;
 
+pub use backfill::Trouble;
+pub(super) use backfill::Troubles;
 pub use reader::{Reader, TileRange};
 pub use search::{Filter, Found};
 pub use snapshot::Snapshot;

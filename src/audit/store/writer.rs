@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
-use super::backfill::Backfill;
+use super::backfill::{Backfill, Troubles};
 use super::schema::{self, of_a_day, passing};
 use super::{
     Identity, StoreError, StoredHashes, archives, identity, parse, stored_checkpoint, timestamp,
@@ -492,6 +492,11 @@ impl Store {
         self.backfill.committed();
         // What was deleted in the middle took the commit with it.
         self.check_files()
+    }
+
+    /// What tells of trouble in which entries can be written all the same.
+    pub(in crate::audit) fn troubles(&self) -> Troubles {
+        self.backfill.troubles()
     }
 
     fn check_files(&self) -> Result<(), StoreError> {

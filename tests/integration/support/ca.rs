@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 use ssh_key::PrivateKey;
 
-use super::{Folder, Ran, Request, run};
+use super::{Folder, Ran, Request, exchange, run};
 
 pub(crate) const PASSPHRASE: &str = "correct horse battery staple";
 const ADMIN: &str = "alice";
@@ -258,6 +258,13 @@ impl Ca {
     pub(crate) fn at(home: Home, address: &str) -> Self {
         let serve = home.serve_at(address);
         Self::run(home, serve, |_| {})
+    }
+
+    /// The status of `/readyz`, and what it says.
+    pub(crate) fn readyz(&self) -> (u16, Value) {
+        let request = b"GET /readyz HTTP/1.1\r\nHost: ca\r\nConnection: close\r\n\r\n";
+        let answer = exchange(self, request).unwrap();
+        (answer.status, answer.json())
     }
 
     fn run(home: Home, mut serve: Command, adjust: impl FnOnce(&mut Command)) -> Self {
