@@ -1,7 +1,7 @@
 // Makes writes and syncs of the audit log's files fail, as a disk that is full or broken does.
 // Loaded with LD_PRELOAD into the server. FAULTS_FILE names a file with the number of calls in a
-// thousand that fail; it is read at each call, so that a test can change it. With "database syncs"
-// behind the number, only syncs fail, and of the database itself alone.
+// thousand that fail; it is read at each call, so that a test can change it. With "database syncs" or
+// "database writes" behind the number, only those fail, and of the database itself alone.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -17,6 +17,7 @@
 struct faults {
     int per_mille;
     int database_syncs;
+    int database_writes;
 };
 
 static struct faults faults(void) {
@@ -30,7 +31,11 @@ static struct faults faults(void) {
     close(fd);
     if (length <= 0)
         return none;
-    return (struct faults){atoi(text), strstr(text, "database syncs") != NULL};
+    return (struct faults){
+        atoi(text),
+        strstr(text, "database syncs") != NULL,
+        strstr(text, "database writes") != NULL,
+    };
 }
 
 static const char *file(int fd, char *path, size_t size) {
@@ -55,8 +60,11 @@ static int fails(int fd, int sync) {
     if (strncmp(name, "/hallpass.db", 12) != 0)
         return 0;
     struct faults now = faults();
-    if (now.database_syncs && (!sync || strcmp(name, "/hallpass.db") != 0))
-        return 0;
+    if (now.database_syncs || now.database_writes) {
+        int meant = sync ? now.database_syncs : now.database_writes;
+        if (!meant || strcmp(name, "/hallpass.db") != 0)
+            return 0;
+    }
     if ((int)(random_number() % 1000) >= now.per_mille)
         return 0;
     errno = random_number() % 2 ? EIO : ENOSPC;

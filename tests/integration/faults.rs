@@ -134,6 +134,32 @@ fn a_database_that_may_not_be_on_disk_keeps_its_write_ahead_log() {
     received.check(&ca.stop());
 }
 
+#[test]
+fn a_database_that_can_not_be_written_is_told_of_until_it_can() {
+    let home = Home::new();
+    let faults = home.folder.join("faults");
+    fs::write(&faults, "0").unwrap();
+    let ca = Ca::with(home, |serve| {
+        serve
+            .env("LD_PRELOAD", library())
+            .env("FAULTS_FILE", &faults);
+    });
+    let bob = ca.enrol("bob", &["on-call"]);
+    let received = Received::default();
+    fs::write(&faults, "1000 database writes").unwrap();
+    let refused = under_load(&ca, &bob, &received, || {
+        wait_until("the write-ahead log grows", || {
+            ca.readyz().1["status"] == "degraded"
+        });
+        let detail = ca.readyz().1["detail"].to_string();
+        assert!(detail.contains("write-ahead log grows"), "{detail}");
+        fs::write(&faults, "0").unwrap();
+        wait_until("it was brought in", || ca.readyz().1["status"] == "ok");
+    });
+    assert_eq!(refused, 0, "commits are on disk all the same");
+    received.check(&ca.stop());
+}
+
 /// A file system of a few megabytes, gone at the end.
 struct Small(PathBuf);
 
