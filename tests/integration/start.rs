@@ -27,6 +27,17 @@ fn a_log_of_the_version_before_is_upgraded_and_goes_on() {
         |home: &Home| bob.hallpass(["audit", "verify", "--home", home.path().to_str().unwrap()]);
     verify(&home).fails_with(66, "start the server, which upgrades it");
 
+    let busy = rusqlite::Connection::open(home.database()).unwrap();
+    busy.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (_, error) = serve_fails(&home);
+    assert!(
+        error.contains("hallpass.db is of the version of Hallpass before this one")
+            && error.contains("could not be upgraded and is as it was: database is locked"),
+        "{error}"
+    );
+    drop(busy);
+    verify(&home).fails_with(66, "start the server, which upgrades it");
+
     let ca = Ca::at(home, &address);
     assert!(ca.server_log().contains("it is being upgraded"));
     request();

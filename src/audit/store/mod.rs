@@ -224,6 +224,17 @@ pub enum StoreError {
          upgrades it"
     )]
     Older,
+    /// The version before wrote it, and it can't be upgraded.
+    #[error(
+        "{path} is of the version of Hallpass before this one, could not be upgraded and is as it \
+         was: {source}"
+    )]
+    Upgrade {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
     /// An entry can't be read back.
     #[error("entry {index} can't be read: {source}")]
     Entry {

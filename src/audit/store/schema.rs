@@ -1,5 +1,7 @@
 //! What is in the database, and what was in it in the version before.
 
+use std::path::Path;
+
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::StoreError;
@@ -156,15 +158,21 @@ pub(super) fn create(connection: &Connection) -> Result<(), rusqlite::Error> {
 }
 
 /// Makes a log of the version before one of this version, all of it or nothing.
-pub(super) fn upgrade(connection: &mut Connection) -> Result<(), rusqlite::Error> {
+pub(super) fn upgrade(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     if format(connection)? != (APPLICATION_ID, UPGRADABLE) {
         return Ok(());
     }
     tracing::info!("the audit log is of the version before: it is being upgraded");
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    transaction.execute_batch(UPGRADE)?;
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    transaction.commit()
+    let mut upgrade = || {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(UPGRADE)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        transaction.commit()
+    };
+    upgrade().map_err(|source| StoreError::Upgrade {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// What kind of database it is, and of which version.

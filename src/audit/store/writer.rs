@@ -152,11 +152,12 @@ impl Store {
         }
         let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
             .map_err(|error| unreadable(path, error))?;
-        schema::upgrade(&mut connection).map_err(|error| unreadable(path, error))?;
-        schema::check_format(&connection).map_err(|error| match error {
-            StoreError::Sqlite(error) => unreadable(path, error),
-            other => other,
-        })?;
+        schema::upgrade(&mut connection, path)
+            .and_then(|()| schema::check_format(&connection))
+            .map_err(|error| match error {
+                StoreError::Sqlite(error) => unreadable(path, error),
+                other => other,
+            })?;
         Self::set_up(connection, path)
     }
 
