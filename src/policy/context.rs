@@ -45,7 +45,8 @@ fn attributes_only(written: &Value, read: &mut BTreeSet<String>) -> bool {
                     read.insert(attribute.to_owned());
                     true
                 }
-                ("Var", _) => value != "context",
+                // A record may have a field of that name, whose value is no string here.
+                ("Var", _) if value.is_string() => value != "context",
                 _ => attributes_only(value, read),
             }
         }),
@@ -105,10 +106,21 @@ mod tests {
             "when { [\"a\", \"context\"].contains(context.purpose) || context[\"key type\"] == \"x\" }",
             "when { if context.mfa.verified then true else {\"a\": context.time.hour}.a > 7 }",
             "when { context.source.isInRange(ip(\"192.0.2.0/24\")) }",
+            "when { {\"Var\": context has approvals}.Var }",
+            "when { {\".\": context.weekday, \"has\": context.session}[\"has\"] == 1 }",
         ]
         .join(" ");
         let read = [
-            "key type", "mfa", "purpose", "reason", "source", "time", "ttl",
+            "approvals",
+            "key type",
+            "mfa",
+            "purpose",
+            "reason",
+            "session",
+            "source",
+            "time",
+            "ttl",
+            "weekday",
         ];
         assert_eq!(reads(&attributes), Some(read.map(str::to_owned).to_vec()));
     }
@@ -118,6 +130,8 @@ mod tests {
         for whole in [
             "context == {}",
             "{\"a\": context}.a.ttl == 1",
+            "{\"Var\": context}.Var.ttl == 1",
+            "{\"left\": context, \"attr\": 1}.left.ttl == 1",
             "[context].contains({\"ttl\": 1})",
             "(if principal == resource then context else context).ttl == 1",
             "principal has a && principal.a == context",
