@@ -220,10 +220,18 @@ fn are_live(ca: &Ca, keys: &str) {
         assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
         return;
     }
-    let (guarded, leaked): (Vec<_>, Vec<_>) = Secrets::of(&ca.home)
-        .in_memory(ca.pid())
-        .into_iter()
-        .partition(Found::is_guarded);
+    let secrets = Secrets::of(&ca.home);
+    // What a thread maps that ends meanwhile could not be read, and what moves could be missed.
+    ca.signal(libc::SIGSTOP);
+    wait_until("all its threads stand still", || {
+        let threads = fs::read_dir(format!("/proc/{}/task", ca.pid())).unwrap();
+        let mut states =
+            threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("stat")));
+        states.all(|state| state.is_ok_and(|state| state.contains(") T ")))
+    });
+    let found = secrets.in_memory(ca.pid());
+    ca.signal(libc::SIGCONT);
+    let (guarded, leaked): (Vec<_>, Vec<_>) = found.into_iter().partition(Found::is_guarded);
     let leaked: Vec<String> = leaked.iter().map(Found::to_string).collect();
     assert!(leaked.is_empty(), "{leaked:#?}");
     let live: BTreeSet<String> = guarded.iter().map(Found::key).collect();
