@@ -317,6 +317,52 @@ fn verify_names_what_was_changed() {
     assert_eq!(missed, "");
 }
 
+/// Who writes to the file can have an index pass over an entry, which nothing in the index's
+/// definition tells afterwards.
+#[test]
+fn an_index_that_has_something_else_is_named() {
+    let (home, bob) = log();
+    let indexes: Vec<(String, String)> = Connection::open(home.database())
+        .unwrap()
+        .prepare(
+            "SELECT name, sql FROM sqlite_schema
+             WHERE type = 'index' AND tbl_name = 'entries' AND sql IS NOT NULL",
+        )
+        .unwrap()
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert_eq!(indexes.len(), 7);
+    for (name, sql) in indexes {
+        let home = home.copy();
+        let log = opened(&home.database());
+        let (made, condition) = sql.split_once(" WHERE ").unwrap_or((&sql, "TRUE"));
+        let find = format!("SELECT max(idx) FROM entries WHERE {condition}");
+        let found: Option<i64> = log.query_row(&find, [], |row| row.get(0)).unwrap();
+        let other = match found {
+            Some(found) => format!("({condition}) AND idx <> {found}"),
+            None => "idx = 5".to_owned(),
+        };
+        log.execute_batch(&format!(
+            "DROP INDEX {name}; {made} WHERE {other}; PRAGMA writable_schema = ON"
+        ))
+        .unwrap();
+        let restored = log.execute(
+            "UPDATE sqlite_schema SET sql = ? WHERE name = ?",
+            [&sql, &name],
+        );
+        assert_eq!(restored, Ok(1));
+        drop(log);
+        let named = format!("the index {name} of the database has something else of entries 0 to ");
+        verify(&bob, &home).fails_with(76, &named);
+        let log = Connection::open(home.database()).unwrap();
+        log.execute_batch("REINDEX").unwrap();
+        drop(log);
+        verify(&bob, &home).ok();
+    }
+}
+
 #[test]
 fn sqlite_itself_refuses_to_change_or_delete() {
     let home = Home::new();

@@ -2,6 +2,7 @@
 
 mod archives;
 mod backfill;
+mod indexed;
 mod reader;
 mod schema;
 mod search;

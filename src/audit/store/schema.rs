@@ -51,6 +51,22 @@ macro_rules! passing {
 }
 pub(super) use passing;
 
+/// Whether [`of_a_day`] has that kind.
+pub(super) fn is_of_a_day(kind: &str) -> bool {
+    matches!(
+        kind,
+        "session-begun" | "session-touched" | "session-ended" | "approval-given"
+    )
+}
+
+/// Whether [`passing`] has that kind.
+pub(super) fn is_passing(kind: &str) -> bool {
+    matches!(
+        kind,
+        "certificate-issued" | "request-refused" | "unauthenticated-refused"
+    ) || is_of_a_day(kind)
+}
+
 /// The indexes that were other ones in schema 4.
 macro_rules! indexes {
     () => {

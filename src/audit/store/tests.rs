@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use proptest::prelude::*;
 use rusqlite::Connection;
 
-use super::schema::SCHEMA;
+use super::schema::{SCHEMA, is_of_a_day, is_passing, of_a_day, passing};
 use super::{Commit, Filter, Reader, Row, Store, StoreError};
 use crate::audit::Entry;
 use crate::audit::firsts::GROUP;
@@ -207,4 +207,21 @@ fn few_entries_are_in_the_index_of_their_role() {
     };
     assert_eq!((count("first_role"), count("first_purpose")), (4, 4));
     assert_eq!(count("requester"), entries.len() as i64);
+}
+
+#[test]
+fn kinds_are_told_apart_here_as_in_the_database() {
+    let memory = Connection::open_in_memory().unwrap();
+    let query = concat!("SELECT ", of_a_day!("?1"), ", ", passing!("?1"));
+    let written = query.split('\'').skip(1).step_by(2);
+    let mut kinds = 0;
+    for kind in written.chain(["user-disabled", "certificate-revoked", ""]) {
+        let told: (bool, bool) = memory
+            .query_row(query, [kind], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        assert_eq!(told, (is_of_a_day(kind), is_passing(kind)), "{kind}");
+        kinds += usize::from(told.1);
+    }
+    // Those of a day are in the query twice.
+    assert_eq!(kinds, 11);
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Row};
 
+use super::indexed::Indexed;
 use super::schema::check_format;
 use super::{Reader, StoreError, archives, stored_checkpoint, unreadable};
 use crate::audit::verify::{Beside, Columns, Entries, Stored, Wrong};
@@ -17,6 +18,7 @@ pub struct Database {
     path: PathBuf,
     /// Connections that no thread uses.
     idle: Mutex<Vec<Connection>>,
+    indexed: Indexed,
 }
 
 impl Database {
@@ -28,6 +30,7 @@ impl Database {
         let database = Self {
             path: path.to_owned(),
             idle: Mutex::default(),
+            indexed: Indexed::default(),
         };
         let connection = database.connect()?;
         database.give_back(connection);
@@ -113,6 +116,12 @@ impl Entries for Database {
         self.give_back(connection);
         Ok(())
     }
+
+    fn check_indexes(&self, size: u64) -> Result<(), Wrong> {
+        let connection = self.connect()?;
+        let checked = self.indexed.check(&connection, size);
+        checked.map_err(|error| Wrong::Store(unreadable(&self.path, error)))?
+    }
 }
 
 impl Database {
@@ -133,6 +142,7 @@ impl Database {
         let mut entries = entries.query(bounds).map_err(unreadable)?;
         let mut nodes = connection.prepare_cached(NODES).map_err(unreadable)?;
         let mut nodes = nodes.query(bounds).map_err(unreadable)?;
+        let mut indexed = self.indexed.read(&range);
         for index in range {
             let missing = Wrong::Missing { index };
             let Some(entry) = entries.next().map_err(unreadable)? else {
@@ -144,6 +154,7 @@ impl Database {
             let place: i64 = node.get(0).map_err(unreadable)?;
             let stored = stored(entry).map_err(unreadable)?;
             let hashes = hashes(node, stored.index.0 as i64 == place).map_err(unreadable)?;
+            indexed.take(stored.index.0, &stored.columns);
             each(&Stored {
                 beside: Some(Beside {
                     columns: Some(stored.columns),
@@ -153,6 +164,7 @@ impl Database {
                 body: stored.body,
             })?;
         }
+        indexed.end();
         Ok(())
     }
 
@@ -170,6 +182,7 @@ impl Database {
             .prepare_cached(&format!("{ENTRIES} WHERE idx = ?1"))
             .map_err(unreadable)?;
         let mut nodes = connection.prepare_cached(NODES).map_err(unreadable)?;
+        let mut indexed = self.indexed.read(&range);
         for (index, body) in range.zip(&bodies) {
             let mut kept = kept.query([index as i64]).map_err(unreadable)?;
             let kept = kept.next().map_err(unreadable)?;
@@ -179,6 +192,9 @@ impl Database {
                     index,
                     why: "the archive and the database have it differently".to_owned(),
                 });
+            }
+            if let Some(kept) = &kept {
+                indexed.take(index, &kept.columns);
             }
             let bounds = [index as i64, index as i64 + 1];
             let mut node = nodes.query(bounds).map_err(unreadable)?;
@@ -194,6 +210,7 @@ impl Database {
                 }),
             })?;
         }
+        indexed.end();
         Ok(())
     }
 }

@@ -97,6 +97,16 @@ pub trait Entries: Sync {
         range: Range<u64>,
         each: &mut dyn FnMut(&Stored<'_>) -> Result<(), Wrong>,
     ) -> Result<(), Wrong>;
+
+    /// Checks by what entries are found where they come from, once all of them up to that size were
+    /// read.
+    ///
+    /// # Errors
+    /// When some would not be found.
+    fn check_indexes(&self, size: u64) -> Result<(), Wrong> {
+        let _ = size;
+        Ok(())
+    }
 }
 
 /// Verifies a log. `progress` gets the number of entries done so far.
@@ -138,7 +148,9 @@ pub fn verify(
         first = whole.tree.size();
         progress(first);
     }
-    whole.finish()
+    let verified = whole.finish()?;
+    entries.check_indexes(size)?;
+    Ok(verified)
 }
 
 /// The CA keys that the log's first entry introduces, the log's own first.

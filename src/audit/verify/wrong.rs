@@ -57,6 +57,21 @@ pub enum Wrong {
         /// The first.
         index: u64,
     },
+    /// An index of the database.
+    #[error(
+        "the index {name} of the database has something else of entries {first} to {last} than they \
+         say, which are whole: searches, or a start of the server, miss some of them. Keep the file \
+         for whoever finds out; REINDEX of the sqlite3 program makes the indexes anew, when the server \
+         is stopped"
+    )]
+    Index {
+        /// Which.
+        name: &'static str,
+        /// The first entry of those that it was compared with together.
+        first: u64,
+        /// The last.
+        last: u64,
+    },
     /// It can't be read.
     #[error(transparent)]
     Store(#[from] StoreError),
