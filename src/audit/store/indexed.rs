@@ -2,7 +2,7 @@
 //! entry out of an index and leave it where it is: then no search finds it any more, and no start if
 //! that index is for those.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hash, Hasher, RandomState};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -53,11 +53,23 @@ const fn index(name: &'static str, column: &'static str, condition: &'static str
 }
 
 /// By what an index has an entry.
-#[derive(Clone, Copy, Hash)]
+#[derive(Clone, Copy)]
 enum Key<'a> {
     Nothing,
     Number(i64),
     Text(&'a [u8]),
+}
+
+impl Hash for Key<'_> {
+    /// In one piece: it is done for some keys of each entry. What an index has is all numbers or all
+    /// text, in which no byte is 255.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        match self {
+            Self::Nothing => hasher.write_u8(255),
+            Self::Number(number) => hasher.write_i64(*number),
+            Self::Text(text) => hasher.write(text),
+        }
+    }
 }
 
 /// By what each of the indexes should have an entry that has these columns.
@@ -99,8 +111,10 @@ impl<'a> Sums<'a> {
     fn add(&mut self, which: usize, entry: u64, key: Key<'_>) {
         let block = (entry / BLOCK).checked_sub(self.first);
         if let Some(sums) = block.and_then(|block| self.sums.get_mut(block as usize)) {
-            let sum = &mut sums[which];
-            *sum = sum.wrapping_add(self.hasher.hash_one((entry, key)));
+            let mut hasher = self.hasher.build_hasher();
+            hasher.write_u64(entry);
+            key.hash(&mut hasher);
+            sums[which] = sums[which].wrapping_add(hasher.finish());
         }
     }
 }
