@@ -11,10 +11,11 @@ use rusqlite::types::ValueRef;
 
 use super::archives;
 use super::schema::{is_of_a_day, is_passing, of_a_day, passing};
+use crate::audit::archive::PIECE;
 use crate::audit::verify::{Columns, Wrong};
 
-/// How many entries are compared at once. Archives end where one of these does.
-const BLOCK: u64 = 256;
+/// How many entries are compared at once: archives end where such a block does.
+const BLOCK: u64 = PIECE;
 
 /// An index of entries, in the order of [`keys`].
 struct Index {
