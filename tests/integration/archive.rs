@@ -296,6 +296,64 @@ fn the_database_gives_up_archived_entries_alone() {
     drop(Ca::on(home));
 }
 
+/// A look-up by serial number goes by what the database keeps of the file.
+#[test]
+fn who_takes_an_archived_entry_out_of_what_is_searched_is_found_out() {
+    let ca = Ca::on(Home::with_history());
+    let alice = ca.admin();
+    alice.hallpass(ALL).ok();
+    let home = ca.stop();
+    let database = fs::read(home.database()).unwrap();
+    let verify = ["audit", "verify", "--no-certificates", "--home"];
+    let verify = || alice.hallpass(verify.iter().chain([&home.path().to_str().unwrap()]));
+    verify().ok();
+    for (sql, index, entries) in [
+        (
+            "DELETE FROM archived_serials WHERE idx = 700",
+            "serial",
+            "512 to 767",
+        ),
+        (
+            "UPDATE archived_serials SET idx = 701 WHERE idx = 700",
+            "serial",
+            "512 to 767",
+        ),
+        (
+            "UPDATE archived_serials SET serial = 1 WHERE idx = 700",
+            "serial",
+            "512 to 767",
+        ),
+        (
+            "INSERT INTO archived_serials VALUES (1, 300)",
+            "serial",
+            "256 to 511",
+        ),
+        (
+            "DELETE FROM entries WHERE kind = 'user-disabled' AND idx < 1280",
+            "state",
+            "",
+        ),
+    ] {
+        let log = open(&home);
+        for trigger in [
+            "entries_remain",
+            "archived_serials_remain",
+            "archived_serials_stay",
+        ] {
+            log.execute(&format!("DROP TRIGGER {trigger}"), []).unwrap();
+        }
+        assert_eq!(log.execute(sql, []), Ok(1), "{sql}");
+        drop(log);
+        let ran = verify();
+        assert_eq!(ran.code, 76, "{sql}: {ran:?}");
+        let named = format!(
+            "the index entries_{index} of the database has something else of entries {entries}"
+        );
+        assert!(ran.err.contains(&named), "{sql}: {ran:?}");
+        fs::write(home.database(), &database).unwrap();
+    }
+}
+
 #[test]
 fn what_is_not_what_was_committed_is_not_archived() {
     let home = Home::with_history();

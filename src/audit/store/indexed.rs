@@ -23,7 +23,9 @@ struct Index {
     column: &'static str,
     /// Of which entries it is.
     condition: &'static str,
-    /// Whether it has those that stay when others go into an archive, and only those.
+    /// What has the rest of an archive's entries, where something has.
+    archived: &'static str,
+    /// Whether none of what it is of is missing when entries are in an archive.
     stays: bool,
 }
 
@@ -36,7 +38,11 @@ const INDEXES: [Index; 7] = [
         "first_purpose",
         "first_purpose IS NOT NULL",
     ),
-    index("entries_serial", "serial", "serial IS NOT NULL"),
+    Index {
+        archived: "UNION ALL SELECT idx, serial FROM archived_serials",
+        stays: true,
+        ..index("entries_serial", "serial", "serial IS NOT NULL")
+    },
     index("entries_of_a_day", "time", of_a_day!("kind")),
     Index {
         stays: true,
@@ -49,6 +55,7 @@ const fn index(name: &'static str, column: &'static str, condition: &'static str
         name,
         column,
         condition,
+        archived: "",
         stays: false,
     }
 }
@@ -157,11 +164,12 @@ impl Indexed {
                 name,
                 column,
                 condition,
+                archived,
                 ..
             } = index;
             // The index alone is read.
             let mut rows = moment.prepare(&format!(
-                "SELECT idx, {column} FROM entries INDEXED BY {name} WHERE {condition}"
+                "SELECT idx, {column} FROM entries INDEXED BY {name} WHERE {condition} {archived}"
             ))?;
             let mut rows = rows.query([])?;
             while let Some(row) = rows.next()? {

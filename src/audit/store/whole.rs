@@ -193,8 +193,12 @@ impl Database {
                     why: "the archive and the database have it differently".to_owned(),
                 });
             }
-            if let Some(kept) = &kept {
-                indexed.take(index, &kept.columns);
+            let columns = match &kept {
+                Some(kept) => Some(kept.columns),
+                None => Columns::of_archived(body),
+            };
+            if let Some(columns) = columns {
+                indexed.take(index, &columns);
             }
             let bounds = [index as i64, index as i64 + 1];
             let mut node = nodes.query(bounds).map_err(unreadable)?;

@@ -13,6 +13,7 @@ mod wrong;
 use std::ops::Range;
 
 use self::keys::KeysOverTime;
+use self::outline::{EventOutline, Outline};
 use self::piece::{Piece, piece};
 use self::whole::Whole;
 pub use self::wrong::Wrong;
@@ -84,6 +85,20 @@ pub struct Columns<'a> {
     pub first_purpose: Option<&'a str>,
     /// The certificate's serial number.
     pub serial: Option<u64>,
+}
+
+impl<'a> Columns<'a> {
+    /// Those by which an entry is found that is in an archive alone; nothing when it is none.
+    pub(super) fn of_archived(body: &'a str) -> Option<Self> {
+        let EventOutline {
+            kind, certificate, ..
+        } = Outline::of(body).ok()?.event;
+        Some(Self {
+            kind,
+            serial: certificate.map(|certificate| certificate.serial.get()),
+            ..Self::default()
+        })
+    }
 }
 
 /// Where entries come from, one after the other. Several are read at once, each on a thread.

@@ -62,7 +62,8 @@ pub enum Wrong {
         "the index {name} of the database has something else of entries {first} to {last} than they \
          say, which are whole: searches, or a start of the server, miss some of them. Keep the file \
          for whoever finds out; REINDEX of the sqlite3 program makes the indexes anew, when the server \
-         is stopped"
+         is stopped. What was deleted that the database keeps of archived entries, their serial numbers \
+         for instance, only a backup has"
     )]
     Index {
         /// Which.

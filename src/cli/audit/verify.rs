@@ -34,7 +34,8 @@ Examples:
   hallpass audit verify --since checkpoint-of-last-year --witness KEY
   hallpass audit verify --home /var/lib/hallpass --key \"$(cat hallpass.vkey)\"")]
 pub(in crate::cli) struct Verify {
-    /// Read the database of this home, on the CA's machine, beside the server or without it
+    /// Read the database of this home, on the CA's machine, beside the server or without it, and
+    /// check by what it finds entries
     #[arg(long, value_name = "DIR")]
     home: Option<PathBuf>,
     /// The log's key, as `hallpass audit key` prints it; left out: what this account knows of the
