@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -6,8 +6,8 @@ use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
 use crate::model::{
-    Access, DatabaseAccess, Invalid, Label, Purpose, ReasonRule, Role, RoleName, SourceAddress,
-    SshAccess, Ttl,
+    Access, DatabaseAccess, Invalid, Label, PrincipalName, Purpose, ReasonRule, Role, RoleName,
+    SourceAddress, SshAccess, Ttl,
 };
 
 /// The roles and purposes that `roles.toml` declares.
@@ -62,6 +62,7 @@ impl Roles {
                 Err(error) => errors.push(error),
             }
         }
+        errors.extend(shared_principals(&roles));
         if errors.is_empty() {
             Ok(Self { roles, purposes })
         } else {
@@ -377,6 +378,34 @@ fn ssh_access<F: FnOnce(Invalid) -> RolesError>(
     })
 }
 
+/// What lets in more than it says: a host opens an account to a principal, whichever of the roles that
+/// have it the certificate is for.
+fn shared_principals(roles: &BTreeMap<RoleName, Role>) -> Vec<RolesError> {
+    let mut errors = Vec::new();
+    let mut before: Vec<(&RoleName, &SshAccess)> = Vec::new();
+    for role in roles.values() {
+        let Access::Ssh(access) = &role.access else {
+            continue;
+        };
+        let hosts: BTreeSet<_> = access.hosts.iter().collect();
+        let others = before
+            .iter()
+            .filter(|(_, other)| other.hosts.iter().collect::<BTreeSet<_>>() != hosts);
+        for (other, shares) in others {
+            let shared = access.principals.iter();
+            if let Some(principal) = shared.into_iter().find(|p| shares.principals.contains(p)) {
+                errors.push(RolesError::SharedPrincipal {
+                    table: format!("[ssh.{}]", role.name),
+                    other: (*other).clone(),
+                    principal: principal.clone(),
+                });
+            }
+        }
+        before.push((&role.name, access));
+    }
+    errors
+}
+
 /// sshd refuses a certificate whose network has bits set behind its prefix.
 fn network(text: &str) -> Result<IpNet, Invalid> {
     text.parse::<IpNet>()
@@ -434,6 +463,20 @@ pub enum RolesError {
         /// As written.
         max_ttl: Ttl,
     },
+    /// Two SSH roles have a principal in common, and are meant for other hosts.
+    #[error(
+        "{table} principals: {principal} is also in [ssh.{other}], which has other hosts, and each host \
+         would let in both: give them the same hosts, or one of them a principal of its own, to which \
+         hosts open the account with `hallpass host join --account {principal}=PRINCIPAL`"
+    )]
+    SharedPrincipal {
+        /// The one's table.
+        table: String,
+        /// The other.
+        other: RoleName,
+        /// What they share.
+        principal: PrincipalName,
+    },
     /// An SSH and a database role share a name.
     #[error("{0} is both an SSH and a database role: give each its own name")]
     Twice(String),
@@ -448,6 +491,7 @@ impl RolesError {
             Self::Empty { table, key } => format!("{table} {key}"),
             Self::UnknownPurpose { table, .. } => format!("{table} purposes"),
             Self::DefaultTtl { table, .. } => format!("{table} default_ttl"),
+            Self::SharedPrincipal { table, .. } => format!("{table} principals"),
             Self::Twice(name) => format!("[database.{name}]"),
         };
         let names = path.trim_start_matches('[').split(['.', ' ']);

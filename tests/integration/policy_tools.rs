@@ -76,7 +76,7 @@ impl Policies {
 }
 
 /// What a file says, what it says instead, and what is said of that.
-const WRONG: [(&str, &str, &str, &str); 42] = [
+const WRONG: [(&str, &str, &str, &str); 43] = [
     // Attributes and types.
     (
         "access.cedar",
@@ -301,6 +301,12 @@ const WRONG: [(&str, &str, &str, &str); 42] = [
     ),
     (
         "roles.toml",
+        "principals = [\"vendor\"]",
+        "principals = [\"vendor\", \"deploy\"]",
+        "[ssh.vendor-support] principals: deploy is also in [ssh.deploy], which has other hosts",
+    ),
+    (
+        "roles.toml",
         "reason = \"optional\"",
         "reason = \"sometimes\"",
         "optional",
@@ -411,7 +417,7 @@ fn policies_that_never_apply_and_roles_that_nobody_can_get_are_found() {
         "access.cedar:6:1: warning: policy on-call-operates-servers never applies",
         "warning: policy too-late never applies",
         "warning: policy at-noon never applies",
-        "roles.toml:24:1: warning: nobody can get role server-operator for purpose incident",
+        "roles.toml:25:1: warning: nobody can get role server-operator for purpose incident",
         "warning: nobody can get role server-operator for purpose maintenance",
     ] {
         assert!(checked.out.contains(words), "{words}: {}", checked.out);

@@ -420,7 +420,7 @@ const SPOILT: [Spoil; 27] = [
     (
         "a role with a typo",
         |home| home.edit_policy("roles.toml", "max_ttl = \"1h\"", "max_tll = \"1h\""),
-        "HOME/policies/roles.toml:29:1: unknown field `max_tll`, expected one of `description`, `principals`, `extensions`, `force_command`, `source_address`, `hosts`, `max_ttl`, `default_ttl`, `purposes`, `reason`, `groups`, `sensitivity`, `environment`",
+        "HOME/policies/roles.toml:30:1: unknown field `max_tll`, expected one of `description`, `principals`, `extensions`, `force_command`, `source_address`, `hosts`, `max_ttl`, `default_ttl`, `purposes`, `reason`, `groups`, `sensitivity`, `environment`",
     ),
     (
         "a purpose that is not declared",
@@ -431,7 +431,7 @@ const SPOILT: [Spoil; 27] = [
                 "purposes = [\"deplay\"]",
             );
         },
-        "HOME/policies/roles.toml:42:1: [ssh.deploy] purposes: deplay is not declared: add it to [purposes] or correct it",
+        "HOME/policies/roles.toml:43:1: [ssh.deploy] purposes: deplay is not declared: add it to [purposes] or correct it",
     ),
     (
         "a policy with a typo",
