@@ -67,6 +67,14 @@ impl Failure {
         Self::new(78, message)
     }
 
+    /// This one, with the words of another.
+    pub(super) fn and(self, other: &Self) -> Self {
+        Self::new(
+            self.code,
+            format!("{}. And: {}", self.message, other.message),
+        )
+    }
+
     /// What a person sees.
     pub(super) fn message(&self) -> &str {
         &self.message

@@ -298,6 +298,10 @@ fn joined(args: Join) -> Result<(), Failure> {
         PostgresSettings::new(data, config)
             .map_err(|error| Failure::no_input(format!("{shown}: {error}")))
     });
+    let asked = [
+        ("sshd", "--ssh", ssh.is_some()),
+        ("PostgreSQL", "--postgres", postgres.is_some()),
+    ];
     let joining = Joining {
         url: args.url,
         token: token.trim().to_owned(),
@@ -306,10 +310,18 @@ fn joined(args: Join) -> Result<(), Failure> {
     };
     let settings = join(&args.state.state, joining)?;
     let mut text = format!("This host is {} from now on.\n", settings.host);
-    if settings.ssh.is_none() && settings.postgres.is_none() {
-        text.push_str(
-            "It was invited for something else than was asked for: have it invited again.\n",
-        );
+    let kept = [settings.ssh.is_some(), settings.postgres.is_some()];
+    for ((what, option, _), _) in asked
+        .iter()
+        .zip(kept)
+        .filter(|((.., asked), kept)| *asked && !kept)
+    {
+        writeln!(
+            text,
+            "Its {what} is left alone, for which it was not invited: `hallpass host leave`, and have it \
+             invited again with {option}."
+        )
+        .expect("a String takes any text");
     }
     text.push_str(
         "`hallpass host sync --dry-run` shows what it will change, `hallpass host sync` does it.\n",
@@ -418,6 +430,7 @@ impl From<HostError> for Failure {
             HostError::Key(error) => error.into(),
             HostError::Subject(error) => error.into(),
             HostError::File(error) => error.into(),
+            HostError::Both(ssh, postgres) => Self::from(*ssh).and(&Self::from(*postgres)),
             HostError::Token => Self::data(error),
             HostError::Unsigned | HostError::RolledBack { .. } => Self::log(error),
             HostError::NotInForce(_) | HostError::AtWork => Self::unavailable(error),

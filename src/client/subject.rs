@@ -2,7 +2,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{
+    CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _,
+};
 use ssh_key::private::Ed25519Keypair;
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
 use zeroize::Zeroizing;
@@ -65,10 +67,27 @@ impl Subject {
         };
         let pem = Zeroizing::new(fs::read_to_string(path).map_err(unreadable)?);
         check_exposure(path)?;
-        let key = KeyPair::from_pem(&pem).map_err(|_| SubjectKeyError::NotPkcs8 {
-            path: path.to_owned(),
-        })?;
-        Ok(Self::X509(path.to_owned(), key))
+        Self::x509_in(path, &pem)
+    }
+
+    /// The key for X.509 that a file holds.
+    ///
+    /// # Errors
+    /// When it holds none in PKCS#8.
+    pub(crate) fn x509_in(path: &Path, pem: &str) -> Result<Self, SubjectKeyError> {
+        let path = path.to_owned();
+        match KeyPair::from_pem(pem) {
+            Ok(key) => Ok(Self::X509(path, key)),
+            Err(_) => Err(SubjectKeyError::NotPkcs8 { path }),
+        }
+    }
+
+    /// The public part of a key for X.509, as a certificate has it (SubjectPublicKeyInfo).
+    pub(crate) fn public_key_info(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::FreshX509(key) | Self::X509(_, key) => Some(key.subject_public_key_info()),
+            Self::FreshSsh(_) | Self::Ssh(_) => None,
+        }
     }
 
     /// The OpenSSH line of an SSH key's public part.

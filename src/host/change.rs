@@ -118,8 +118,11 @@ pub(super) fn make(state: &State, changes: &[Change]) -> Result<Vec<Undo>, HostE
         let made = acting(change.owner, || match &change.content {
             Some(content) => {
                 let folder = change.path.parent().unwrap_or_else(|| Path::new("/"));
-                fs::create_dir_all(folder)?;
-                let before = fs::symlink_metadata(&change.path).ok();
+                if !folder.exists() {
+                    fs::create_dir_all(folder)?;
+                    open_to_all(folder)?;
+                }
+                let before = fs::metadata(&change.path).ok();
                 // What others could read and own before stays so.
                 let mode = before.as_ref().map_or(change.mode, |before| {
                     before.mode() & 0o7777 & if change.mode == 0o600 { 0o600 } else { 0o7777 }
@@ -231,9 +234,21 @@ pub(super) fn changed(state: &State) -> Result<Vec<PathBuf>, HostError> {
         .collect())
 }
 
-/// Gives every file back as it was before the first change.
-pub(super) fn give_back(state: &State) -> Result<(), HostError> {
-    for (_, before) in kept(state)?.into_iter().rev() {
+/// A line that was put at a file's end. The rest of the file is others' to change meanwhile.
+pub(super) struct Line {
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+}
+
+/// Gives those of the files back that `which` picks, as they were before the first change; of one
+/// that has a line more, just that is taken away.
+pub(super) fn give_back(
+    state: &State,
+    which: impl Fn(&Path) -> bool,
+    line: Option<&Line>,
+) -> Result<(), HostError> {
+    let kept = kept(state)?.into_iter().rev();
+    for (_, before) in kept.filter(|(_, before)| which(&before.path)) {
         let failed = |source| HostError::Io {
             path: before.path.clone(),
             source,
@@ -248,7 +263,13 @@ pub(super) fn give_back(state: &State) -> Result<(), HostError> {
             }
             continue;
         };
-        let content = fs::read(state.before().join(copy)).map_err(failed)?;
+        let mut content = fs::read(state.before().join(copy)).map_err(failed)?;
+        if let Some(line) = line.filter(|line| line.path == before.path)
+            && let Some(there) = read(&before.path, before.owner)?
+            && there.content != line.behind(&content)
+        {
+            content = line.gone_from(&there.content);
+        }
         let owner = Owner {
             user: before.user,
             group: before.group,
@@ -259,6 +280,34 @@ pub(super) fn give_back(state: &State) -> Result<(), HostError> {
         .map_err(failed)?;
     }
     Ok(())
+}
+
+impl Line {
+    /// A file with the line at its end.
+    pub(super) fn behind(&self, content: &[u8]) -> Vec<u8> {
+        [content.trim_ascii_end(), b"\n", self.text.as_bytes(), b"\n"].concat()
+    }
+
+    /// Whether a file has it.
+    pub(super) fn is_in(&self, content: &[u8]) -> bool {
+        content
+            .split(|byte| *byte == b'\n')
+            .any(|line| self.is(line))
+    }
+
+    /// A file without it.
+    fn gone_from(&self, content: &[u8]) -> Vec<u8> {
+        let lines = content.split_inclusive(|byte| *byte == b'\n');
+        lines
+            .filter(|line| !self.is(line))
+            .flatten()
+            .copied()
+            .collect()
+    }
+
+    fn is(&self, line: &[u8]) -> bool {
+        line.trim_ascii() == self.text.as_bytes()
+    }
 }
 
 fn acting<T>(owner: Option<Owner>, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
@@ -311,8 +360,20 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Puts a file in place whole or not at all.
+/// sshd reads what is in it with the rights of whoever logs in, whatever our umask is.
+pub(super) fn open_to_all(folder: &Path) -> io::Result<()> {
+    fs::set_permissions(folder, PermissionsExt::from_mode(0o755))
+}
+
+/// Puts a file in place whole or not at all. Where a link is, that stays, and leads to it.
 fn put(path: &Path, content: &[u8], mode: u32, owner: Option<Owner>) -> io::Result<()> {
+    let linked = fs::symlink_metadata(path).is_ok_and(|there| there.is_symlink());
+    let place = if linked {
+        fs::canonicalize(path)?
+    } else {
+        path.to_owned()
+    };
+    let path = place.as_path();
     let mut draft = path.as_os_str().to_owned();
     draft.push(".hallpass-new");
     let draft = PathBuf::from(draft);

@@ -87,6 +87,9 @@ pub enum HostError {
     /// What is in place is not in force.
     #[error("{0}")]
     NotInForce(String),
+    /// Neither sshd nor PostgreSQL.
+    #[error("{0}. And: {1}")]
+    Both(Box<Self>, Box<Self>),
     /// The CA said no, or can't be reached.
     #[error(transparent)]
     Api(#[from] ApiError),

@@ -14,11 +14,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ClientConnection, SignatureScheme};
+use zeroize::Zeroizing;
 
 use super::HostError;
-use super::change::Change;
+use super::change::{Change, Line};
 use super::settings::PostgresSettings;
-use crate::client::{CertificateRule, RuleVerifier};
+use crate::client::{CertificateRule, RuleVerifier, Subject};
 use crate::model::TrustBundle;
 
 /// How long a reload may take.
@@ -62,17 +63,25 @@ impl PostgresSettings {
             path: self.config.clone(),
             source,
         })?;
-        let include = format!("{INCLUDE} '{}'", self.config_part().display());
-        let config = if config.lines().any(|line| line.trim() == include) {
-            config
+        let include = self.include();
+        let config = if include.is_in(config.as_bytes()) {
+            config.into_bytes()
         } else {
-            format!("{}\n{include}\n", config.trim_end())
+            include.behind(config.as_bytes())
         };
         Ok(vec![
             Change::public(self.root(), trust.x509.concat()),
             Change::public(self.config_part(), part),
             Change::public(self.config.clone(), config),
         ])
+    }
+
+    /// What `postgresql.conf` gets.
+    pub(super) fn include(&self) -> Line {
+        Line {
+            path: self.config.clone(),
+            text: format!("{INCLUDE} '{}'", self.config_part().display()),
+        }
     }
 
     /// Has it read its configuration again. Sessions go on.
@@ -100,10 +109,25 @@ impl PostgresSettings {
         self.owner().act(|| fs::read_to_string(path))
     }
 
-    /// Its certificate, when it has that and the key.
+    /// The key that it has from here. It stays when the certificate is renewed: of a key and a
+    /// certificate that both are new, a crash could leave one, with which PostgreSQL would not start.
+    pub(super) fn held(&self) -> Option<Subject> {
+        let pem = Zeroizing::new(self.read(&self.key()).ok()?);
+        Subject::x509_in(&self.key(), &pem).ok()
+    }
+
+    /// Its certificate, when it is for the key that it has.
     pub(super) fn certified(&self) -> Option<String> {
-        self.owner().act(|| fs::metadata(self.key())).ok()?;
-        self.read(&self.certificate()).ok()
+        let pem = self.read(&self.certificate()).ok()?;
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+        let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
+        let held = self.held()?.public_key_info()?;
+        (certificate.public_key().raw == held).then_some(pem)
+    }
+
+    /// Whether it runs.
+    pub(super) fn runs(&self) -> bool {
+        self.running().is_ok()
     }
 
     fn running(&self) -> Result<Running, HostError> {
@@ -117,7 +141,8 @@ impl PostgresSettings {
                 .trim()
                 .parse()
                 .ok()
-                .filter(|pid: &u32| *pid > 1)?;
+                // It may have ended without a word.
+                .filter(|pid| *pid > 1 && Path::new(&format!("/proc/{pid}")).exists())?;
             let port = lines.nth(2)?.trim().parse().ok()?;
             let address = lines.nth(1).unwrap_or_default().trim();
             let address = match address {
@@ -132,8 +157,8 @@ impl PostgresSettings {
         })();
         running.ok_or_else(|| {
             HostError::NotInForce(format!(
-                "PostgreSQL does not run ({} has no process): start it, then run `hallpass host \
-                 sync` again",
+                "PostgreSQL does not run ({} names no process). What it needs is in place: start it, \
+                 then run `hallpass host sync` again",
                 path.display()
             ))
         })

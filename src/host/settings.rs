@@ -128,6 +128,29 @@ impl State {
         self.folder.join("before")
     }
 
+    /// Says that something is being put in place for that program.
+    pub(super) fn begin(&self, program: &str) -> Result<(), HostError> {
+        let path = self.unfinished(program);
+        File::create(&path)
+            .map(drop)
+            .map_err(|source| HostError::Io { path, source })
+    }
+
+    /// Whether what was put in place for it may not be in force: somebody was killed in between.
+    pub(super) fn is_unfinished(&self, program: &str) -> bool {
+        self.unfinished(program).exists()
+    }
+
+    /// Says that it is in force.
+    pub(super) fn finish(&self, program: &str) {
+        // What stays has it be done once more.
+        fs::remove_file(self.unfinished(program)).ok();
+    }
+
+    fn unfinished(&self, program: &str) -> PathBuf {
+        self.folder.join(format!("unfinished-{program}"))
+    }
+
     pub(super) fn toml(&self) -> PathBuf {
         self.folder.join("host.toml")
     }

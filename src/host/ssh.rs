@@ -1,13 +1,15 @@
 //! A stock sshd.
 
 use std::fs;
+use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::HostError;
-use super::change::Change;
-use super::settings::SshSettings;
+use super::change::{self, Change, open_to_all};
+use super::settings::{SshSettings, State};
 use crate::certificate::parse_public_key;
 use crate::model::{HostState, PrincipalName, TrustBundle};
 
@@ -17,6 +19,8 @@ pub(super) const PRINCIPALS: &str = "hallpass_principals";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Where Debian has it, and everybody else.
 const SSHD: &str = "/usr/sbin/sshd";
+/// An option that not every sshd has.
+const GSSAPI: &str = "GSSAPIAuthentication";
 
 impl SshSettings {
     fn principals(&self) -> PathBuf {
@@ -111,65 +115,79 @@ impl SshSettings {
         accounts.into_iter().collect()
     }
 
-    fn config_text(&self) -> String {
-        let mut text = format!(
-            "# Written by `hallpass host`; `hallpass host leave` takes it away.\n\
-             TrustedUserCAKeys {}\n\
-             RevokedKeys {}\n\
-             AuthorizedPrincipalsFile {}/%u\n\
-             HostCertificate {}\n",
-            self.user_ca().display(),
-            self.revoked().display(),
-            self.principals().display(),
-            self.certificate().display(),
-        );
+    /// What its configuration gets.
+    fn options(&self) -> Vec<(&'static str, String)> {
+        let path = |path: PathBuf| path.display().to_string();
+        let mut options = vec![
+            ("TrustedUserCAKeys", path(self.user_ca())),
+            ("RevokedKeys", path(self.revoked())),
+            (
+                "AuthorizedPrincipalsFile",
+                path(self.principals().join("%u")),
+            ),
+            ("HostCertificate", path(self.certificate())),
+        ];
         if self.only_certificates {
-            text.push_str(
-                "# No standing access beside the certificates:\n\
-                 AuthorizedKeysFile none\n\
-                 PasswordAuthentication no\n\
-                 KbdInteractiveAuthentication no\n",
-            );
+            let off = [
+                ("AuthorizedKeysFile", "none"),
+                ("AuthorizedKeysCommand", "none"),
+                ("PasswordAuthentication", "no"),
+                ("KbdInteractiveAuthentication", "no"),
+                ("HostbasedAuthentication", "no"),
+                (GSSAPI, "no"),
+            ];
+            options.extend(off.map(|(name, value)| (name, value.to_owned())));
+        }
+        options
+    }
+
+    fn config_text(&self) -> String {
+        let mut text =
+            "# Written by `hallpass host`; `hallpass host leave` takes it away.\n".to_owned();
+        for (name, value) in self.options() {
+            if name == "AuthorizedKeysFile" {
+                text.push_str("# No standing access beside the certificates:\n");
+            }
+            text.push_str(&line(&format!("{name} {value}")));
         }
         text
     }
 
-    /// Has sshd itself check its configuration, and that it has what was put in place.
-    pub(super) fn check(&self) -> Result<(), HostError> {
-        let config = self.config.as_os_str();
-        let checked = run(Command::new(SSHD).arg("-t").arg("-f").arg(config));
-        if let Err(why) = checked {
-            return Err(HostError::Unfit {
-                program: "sshd",
-                why,
-            });
-        }
-        let effective = run(Command::new(SSHD).arg("-T").arg("-f").arg(config)).map_err(|why| {
-            HostError::Unfit {
-                program: "sshd",
-                why,
-            }
-        })?;
-        for (option, path) in [
-            ("trustedusercakeys", self.user_ca()),
-            ("authorizedprincipalsfile", self.principals().join("%u")),
-            ("hostcertificate", self.certificate()),
-        ] {
-            let wanted = format!("{option} {}", path.display());
-            if !effective.lines().any(|line| line == wanted) {
-                return Err(HostError::Unfit {
-                    program: "sshd",
-                    why: format!(
-                        "something else is set for {option} in front of {}: {} must include {}/*.conf \
-                         at its beginning, and nothing before may set it",
-                        self.config_part().display(),
-                        self.config.display(),
-                        self.include.display(),
-                    ),
-                });
+    /// Has sshd itself check its configuration, and that it has what was put in place. Says why not.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let effective = self.effective()?;
+        for (name, value) in self.options() {
+            let name = name.to_lowercase();
+            let mut set = effective
+                .lines()
+                .filter_map(|line| line.strip_prefix(&name)?.strip_prefix(' '))
+                .peekable();
+            // An sshd without GSSAPI knows of none.
+            let unknown = set.peek().is_none() && name == GSSAPI.to_lowercase();
+            if !unknown && set.all(|set| set != value) {
+                return Err(format!(
+                    "something else is set for {name} in front of {}: {} must include {}/*.conf at its \
+                     beginning, and nothing before may set it",
+                    self.config_part().display(),
+                    self.config.display(),
+                    self.include.display(),
+                ));
             }
         }
         Ok(())
+    }
+
+    /// The configuration as sshd understands it, outside of `Match`.
+    fn effective(&self) -> Result<String, String> {
+        run(Command::new(SSHD).arg("-T").arg("-f").arg(&self.config))
+    }
+
+    /// Lets everybody look up the principals, whatever was done to their folder.
+    pub(super) fn open_principals(&self) -> Result<(), HostError> {
+        let path = self.principals();
+        let closed = fs::metadata(&path).is_ok_and(|there| there.mode() & 0o755 != 0o755);
+        let opened = if closed { open_to_all(&path) } else { Ok(()) };
+        opened.map_err(|source| HostError::Io { path, source })
     }
 
     /// Whether the configuration is in place already.
@@ -194,28 +212,66 @@ impl SshSettings {
             .map_err(|why| HostError::NotInForce(format!("sshd is not as it should be yet: {why}")))
     }
 
+    /// At one of its addresses: it may listen at all of a kind of which this host has none.
     fn shows_certificate(&self) -> Result<(), String> {
-        let effective = run(Command::new(SSHD).arg("-T").arg("-f").arg(&self.config))?;
-        let address = effective
-            .lines()
-            .find_map(|line| line.strip_prefix("listenaddress "))
-            .and_then(|address| address.rsplit_once(':'));
-        let (address, port) = address.ok_or("`sshd -T` says no address")?;
-        let address = match address.trim_matches(['[', ']']) {
-            "0.0.0.0" => "127.0.0.1",
-            "::" => "::1",
-            address => address,
-        };
-        let mut scan = Command::new("ssh-keyscan");
-        let shown = run(scan.args(["-c", "-T", "5", "-p", port, address]))?;
         let own = fs::read_to_string(self.certificate()).unwrap_or_default();
         let own = own.split(' ').nth(1).unwrap_or_default().trim();
-        if !own.is_empty() && shown.lines().any(|line| line.contains(own)) {
-            return Ok(());
+        let mut why = Vec::new();
+        for (address, port) in self.addresses()? {
+            let mut scan = Command::new("ssh-keyscan");
+            match run(scan.args(["-c", "-T", "5", "-p", &port.to_string(), &address])) {
+                Ok(shown) if !own.is_empty() && shown.lines().any(|line| line.contains(own)) => {
+                    return Ok(());
+                }
+                Ok(_) => why.push(format!(
+                    "at {address} port {port} it shows another host certificate"
+                )),
+                Err(error) => why.push(format!("at {address} port {port}: {error}")),
+            }
         }
-        Err(format!(
-            "at {address} port {port} it shows another host certificate"
-        ))
+        Err(why.join("; "))
+    }
+
+    /// Where it listens: addresses and ports.
+    fn addresses(&self) -> Result<Vec<(String, u16)>, String> {
+        let effective = self.effective()?;
+        let addresses: Vec<_> = effective
+            .lines()
+            .filter_map(|line| line.strip_prefix("listenaddress "))
+            .filter_map(|address| address.rsplit_once(':'))
+            .filter_map(|(address, port)| {
+                let address = match address.trim_matches(['[', ']']) {
+                    "0.0.0.0" => "127.0.0.1",
+                    "::" => "::1",
+                    address => address,
+                };
+                Some((address.to_owned(), port.parse().ok()?))
+            })
+            .collect();
+        if addresses.is_empty() {
+            return Err("`sshd -T` says no address".to_owned());
+        }
+        Ok(addresses)
+    }
+
+    /// Whether anything takes connections where it should listen.
+    fn answers(&self) -> bool {
+        self.addresses().is_ok_and(|addresses| {
+            addresses
+                .iter()
+                .any(|(address, port)| TcpStream::connect((address.as_str(), *port)).is_ok())
+        })
+    }
+
+    /// Takes its part of the configuration away, so that the files may go which that names.
+    pub(super) fn let_go(&self, state: &State) -> Result<(), HostError> {
+        let config_part = self.config_part();
+        change::give_back(state, |path| path == config_part, None)?;
+        match self.reload() {
+            // Nothing runs that would have to.
+            Err(_) if !self.answers() => Ok(()),
+            reloaded => reloaded,
+        }
     }
 
     /// Has sshd read its configuration again. Sessions go on.

@@ -24,6 +24,10 @@ use crate::model::{
     TrustBundle,
 };
 
+/// The programs that a host may have.
+const SSHD: &str = "sshd";
+const POSTGRESQL: &str = "PostgreSQL";
+
 /// How a host joins.
 pub struct Joining {
     /// Where the CA answers.
@@ -125,11 +129,14 @@ pub fn sync(folder: &Path, dry: bool, log_key: Option<VerifierKey>) -> Result<Sy
             ..Synced::default()
         },
     };
-    if let Some(ssh) = settings.ssh.as_ref().filter(|_| known.ssh) {
-        round.sync_ssh(ssh)?;
-    }
-    if let Some(postgres) = settings.postgres.as_ref().filter(|_| known.database) {
-        round.sync_postgres(postgres)?;
+    // What is wrong with one does not keep the other from being renewed.
+    let ssh = settings.ssh.as_ref().filter(|_| known.ssh);
+    let ssh = ssh.map_or(Ok(()), |ssh| round.sync_ssh(ssh));
+    let postgres = settings.postgres.as_ref().filter(|_| known.database);
+    let postgres = postgres.map_or(Ok(()), |postgres| round.sync_postgres(postgres));
+    match (ssh, postgres) {
+        (Err(ssh), Err(postgres)) => return Err(HostError::Both(ssh.into(), postgres.into())),
+        (ssh, postgres) => ssh.and(postgres)?,
     }
     let synced = round.synced;
     if dry {
@@ -156,10 +163,11 @@ pub fn leave(folder: &Path) -> Result<Left, HostError> {
     let state = State::lock(folder)?;
     let settings = state.load()?;
     let files = change::changed(&state)?;
-    change::give_back(&state)?;
     if let Some(ssh) = &settings.ssh {
-        ssh.reload()?;
+        ssh.let_go(&state)?;
     }
+    let include = settings.postgres.as_ref().map(PostgresSettings::include);
+    change::give_back(&state, |_| true, include.as_ref())?;
     if let Some(postgres) = &settings.postgres {
         // It may not run; then there is nothing to reload.
         postgres.reload().ok();
@@ -235,71 +243,94 @@ struct Round<'a> {
 
 impl Round<'_> {
     fn sync_ssh(&mut self, ssh: &SshSettings) -> Result<(), HostError> {
-        let mut changes = Vec::new();
+        let mut certificate = Vec::new();
         let ca = &self.known.ssh_host_ca;
         let there = fs::read_to_string(ssh.certificate()).ok();
         match there.and_then(|line| ssh_life(&line, ca, &ssh.public_key().ok()?)) {
             Some(good_until) => self.note_life(good_until),
-            None if self.dry => changes.push(Change::public(ssh.certificate(), "")),
+            None if self.dry => certificate.push(Change::public(ssh.certificate(), "")),
             None => {
                 let line = self.certify("ssh", ssh.public_key()?)?;
                 let line = format!("{}\n", line.trim_end());
-                changes.push(Change::public(ssh.certificate(), line));
+                certificate.push(Change::public(ssh.certificate(), line));
             }
         }
-        changes.extend(ssh.changes(self.trust, self.known)?);
-        if !self.note(&changes)? || self.dry {
+        let changes = ssh.changes(self.trust, self.known)?;
+        let anything = self.note(&certificate)? | self.note(&changes)?;
+        if self.dry {
             return Ok(());
         }
+        ssh.open_principals()?;
+        let unfinished = self.state.is_unfinished(SSHD);
+        if !anything && !unfinished {
+            return ssh.check().map_err(|why| {
+                HostError::NotInForce(format!("sshd does not have what is set up here: {why}"))
+            });
+        }
         // Read anew for each connection: all but the configuration itself.
-        let configured = ssh.is_configured();
+        let configured = ssh.is_configured() && !unfinished;
+        self.state.begin(SSHD)?;
+        // It stays whatever comes, or a host that can't be set up would have one signed each minute.
+        change::make(self.state, &certificate)?;
         let undo = change::make(self.state, &changes)?;
-        let put = ssh.check().and_then(|()| {
-            if !configured {
-                ssh.reload()?;
-            }
-            ssh.have_in_force(!configured)
-        });
-        if put.is_err() {
+        if let Err(why) = ssh.check() {
             change::undo_all(undo);
+            return Err(HostError::Unfit { program: SSHD, why });
+        }
+        let put = if configured { Ok(()) } else { ssh.reload() };
+        let put = put.and_then(|()| ssh.have_in_force(!configured));
+        match &put {
+            Ok(()) => self.state.finish(SSHD),
+            Err(_) => {
+                change::undo_all(undo);
+                // It may have read already what is gone again.
+                ssh.reload().ok();
+            }
         }
         put
     }
 
     fn sync_postgres(&mut self, postgres: &PostgresSettings) -> Result<(), HostError> {
-        let mut changes = Vec::new();
+        let mut pair = Vec::new();
         let there = postgres.certified();
         match there.and_then(|pem| tls_life(&pem, &self.known.x509_ca)) {
             Some(good_until) => self.note_life(good_until),
-            None if self.dry => changes.push(Change::public(postgres.certificate(), "")),
+            None if self.dry => pair.push(Change::public(postgres.certificate(), "")),
             None => {
-                let key = Subject::fresh_x509()?;
+                let key = postgres.held().map_or_else(Subject::fresh_x509, Ok)?;
                 let certificate = self.certify("tls", key.csr()?)?;
                 if let Some(private) = key.private_part()? {
-                    changes.push(Change::public(postgres.key(), private.as_bytes()).private());
+                    pair.push(Change::public(postgres.key(), private.as_bytes()).private());
                 }
-                changes.push(Change::public(postgres.certificate(), certificate));
+                pair.push(Change::public(postgres.certificate(), certificate));
             }
         }
-        changes.extend(postgres.changes(self.trust)?);
-        let changes: Vec<Change> = changes
-            .into_iter()
-            .map(|change| change.of(postgres.owner()))
-            .collect();
-        let anything = self.note(&changes)?;
+        let owned = |changes: Vec<Change>| -> Vec<Change> {
+            let of = |change: Change| change.of(postgres.owner());
+            changes.into_iter().map(of).collect()
+        };
+        let (pair, changes) = (owned(pair), owned(postgres.changes(self.trust)?));
+        let anything = self.note(&pair)? | self.note(&changes)?;
         if self.dry {
             return Ok(());
         }
+        let anything = anything || self.state.is_unfinished(POSTGRESQL);
+        if anything {
+            self.state.begin(POSTGRESQL)?;
+        }
+        // As with sshd.
+        change::make(self.state, &pair)?;
         let undo = change::make(self.state, &changes)?;
-        let put = (|| {
-            if anything {
-                postgres.reload()?;
+        let reloaded = if anything { postgres.reload() } else { Ok(()) };
+        let put = reloaded.and_then(|()| postgres.wait_until_in_force(self.trust));
+        match &put {
+            Ok(()) => self.state.finish(POSTGRESQL),
+            // It will start with what is there.
+            Err(_) if !postgres.runs() => {}
+            Err(_) => {
+                change::undo_all(undo);
+                postgres.reload().ok();
             }
-            postgres.wait_until_in_force(self.trust)
-        })();
-        if put.is_err() {
-            change::undo_all(undo);
-            postgres.reload().ok();
         }
         put
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use crate::support::{Ca, Folder, Home, Host, Person, Ran, Sshd, is_root, run, wait_until};
 
@@ -118,6 +119,14 @@ fn a_token_is_good_once_and_only_for_its_host() {
     assert_eq!(thief.join(&ca, &expired).code, 77);
     // The host that joined is none the worse.
     host.sync().ok();
+    // Nor is anything dropped without a word.
+    let invite = ["host", "invite", "db-1", "--postgres", "--json"];
+    let invited: serde_json::Value = serde_json::from_str(&admin.hallpass(invite).ok()).unwrap();
+    let joined = thief.join(&ca, invited["token"].as_str().unwrap()).ok();
+    assert!(
+        joined.contains("Its sshd is left alone, for which it was not invited"),
+        "{joined}"
+    );
     // Nor does the log hold what lets anybody in.
     assert!(!ca.home.lines().concat().contains(&token));
     let twice = host.join(&ca, &token);
@@ -189,24 +198,182 @@ fn what_sshd_does_not_take_is_taken_back() {
     after.retain(|name, _| before.contains_key(name));
     assert_eq!(after, before);
     assert!(!sshd.folder.join("sshd_config.d/hallpass.conf").exists());
-    // Or an option in front that wins.
+    // Or an option in front that wins, such as in an image of a cloud.
+    for option in [
+        "TrustedUserCAKeys /etc/none",
+        "RevokedKeys none",
+        "PasswordAuthentication yes",
+        "AuthorizedKeysFile .ssh/authorized_keys",
+        "HostbasedAuthentication yes",
+    ] {
+        let name = option.split(' ').next().unwrap().to_lowercase();
+        let named = format!("something else is set for {name} in front of ");
+        sshd.folder
+            .write("sshd_config.d/aa.conf", format!("{option}\n"));
+        let refused = host.sync();
+        assert_eq!(refused.code, 78, "{refused:?}");
+        assert!(refused.err.contains(&named), "{refused:?}");
+    }
+    fs::remove_file(sshd.folder.join("sshd_config.d/aa.conf")).unwrap();
+    host.sync().ok();
+    // Also later, when there is nothing to change.
     sshd.folder
-        .write("sshd_config.d/aa.conf", "TrustedUserCAKeys /etc/none\n");
+        .write("sshd_config.d/aa.conf", "PasswordAuthentication yes\n");
     let refused = host.sync();
+    assert_eq!(refused.code, 69, "{refused:?}");
     assert!(
         refused
             .err
-            .contains("something else is set for trustedusercakeys"),
+            .contains("sshd does not have what is set up here: something else is set for password"),
         "{refused:?}"
     );
     fs::remove_file(sshd.folder.join("sshd_config.d/aa.conf")).unwrap();
     host.sync().ok();
+    // One certificate, however often it was tried.
+    assert_eq!(ca.home.entries("host-certificate-renewed").len(), 1);
     assert!(
         ca.admin()
             .hallpass(["host", "list"])
             .ok()
             .contains(", the newest")
     );
+}
+
+/// Waits until sshd offers that to somebody who has nothing: while it reads its configuration again,
+/// it takes no connections.
+fn offers(sshd: &Sshd, methods: &str) {
+    let none = ["-o", "IdentityFile=none", "-o", "IdentitiesOnly=yes"];
+    let offered = format!("Permission denied ({methods})");
+    wait_until(&offered, || {
+        Ran::of(&mut sshd.ssh(none)).err.contains(&offered)
+    });
+}
+
+#[test]
+fn what_can_not_be_seen_to_be_in_force_is_taken_back_from_the_running_sshd() {
+    let ca = Ca::start();
+    let host = Host::with_sshd("app-1");
+    let sshd = host.sshd.as_ref().unwrap();
+    let before = "publickey,password,keyboard-interactive";
+    offers(sshd, before);
+    host.join(&ca, &host.invited(&ca.admin(), &[])).ok();
+    // All of OpenSSH's but ssh-keyscan.
+    let bin = host.folder.join("bin");
+    fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink("/usr/bin/ssh-keygen", bin.join("ssh-keygen")).unwrap();
+    let refused = Ran::of(host.command("sync").env("PATH", &bin));
+    assert_eq!(refused.code, 69, "{refused:?}");
+    assert!(refused.err.contains("ssh-keyscan"), "{refused:?}");
+    offers(sshd, before);
+    host.sync().ok();
+    offers(sshd, "publickey");
+    assert_eq!(ca.home.entries("host-certificate-renewed").len(), 1);
+}
+
+#[test]
+fn a_synchronisation_that_was_killed_before_the_reload_is_finished_by_the_next() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    let host = Host::with_sshd("app-1");
+    let sshd = host.sshd.as_ref().unwrap();
+    host.join(&ca, &host.invited(&ca.admin(), &[])).ok();
+    let path = host.folder.join("state/host.toml");
+    let settings = fs::read_to_string(&path).unwrap();
+    let killing = settings.replace("kill -HUP", "kill -KILL $PPID; exit; kill");
+    assert_ne!(killing, settings);
+    fs::write(&path, killing).unwrap();
+    assert_ne!(host.sync().code, 0);
+    assert!(sshd.folder.join("sshd_config.d/hallpass.conf").exists());
+    assert_ne!(login(&bob, sshd).code, 0, "sshd was told nothing");
+    fs::write(&path, settings).unwrap();
+    host.sync().ok();
+    assert_eq!(login(&bob, sshd).ok(), "in\n");
+}
+
+#[test]
+fn sshd_can_look_up_principals_whatever_the_umask_is() {
+    let ca = Ca::start();
+    let host = Host::with_sshd("app-1");
+    let sshd = host.sshd.as_ref().unwrap();
+    host.join(&ca, &host.invited(&ca.admin(), &[])).ok();
+    let principals = sshd.folder.join("hallpass_principals");
+    let mode = || fs::metadata(&principals).unwrap().permissions().mode() & 0o777;
+    let sync = host.command("sync");
+    let mut strict = Command::new("sh");
+    strict
+        .args(["-c", "umask 077; exec \"$@\"", "sh"])
+        .arg(sync.get_program())
+        .args(sync.get_args())
+        .env("HOME", host.folder.path());
+    Ran::of(&mut strict).ok();
+    assert_eq!(mode(), 0o755);
+    fs::set_permissions(&principals, fs::Permissions::from_mode(0o700)).unwrap();
+    host.sync().ok();
+    assert_eq!(mode(), 0o755);
+}
+
+#[test]
+fn a_database_whose_renewal_was_killed_half_way_starts_again() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    let mut host = Host::with_postgres("db-1");
+    host.take_in(&ca, &[]);
+    let data = host.postgres.as_ref().unwrap().folder.join("data");
+    let key = data.join("hallpass_server.key");
+    let held = fs::read(&key).unwrap();
+    host.postgres.as_mut().unwrap().stop();
+    // The key is another one already, the certificate is still that of before.
+    let other = run(
+        "openssl",
+        [
+            "genpkey",
+            "-algorithm",
+            "EC",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+        ],
+    );
+    fs::write(&key, other.ok()).unwrap();
+    for _ in 0..2 {
+        let waits = host.sync();
+        assert_eq!(waits.code, 69, "{waits:?}");
+        assert!(
+            waits.err.contains("PostgreSQL does not run")
+                && waits.err.contains("What it needs is in place: start it"),
+            "{waits:?}"
+        );
+    }
+    assert_eq!(ca.home.entries("host-certificate-renewed").len(), 2);
+    assert_ne!(fs::read(&key).unwrap(), held);
+    host.postgres.as_mut().unwrap().start_again();
+    host.sync().ok();
+    assert_eq!(select(&bob, &host).ok(), "ward 3\n");
+    assert_eq!(ca.home.entries("host-certificate-renewed").len(), 2);
+}
+
+#[test]
+fn what_others_changed_in_postgresql_conf_meanwhile_stays() {
+    let ca = Ca::start();
+    let host = Host::with_postgres("db-1");
+    let data = host.postgres.as_ref().unwrap().folder.join("data");
+    let config = data.join("postgresql.conf");
+    // Somebody manages it elsewhere.
+    let managed = data.join("managed.conf");
+    fs::rename(&config, &managed).unwrap();
+    fs::set_permissions(&managed, fs::Permissions::from_mode(0o600)).unwrap();
+    std::os::unix::fs::symlink(&managed, &config).unwrap();
+    let before = fs::read_to_string(&config).unwrap();
+    host.take_in(&ca, &[]);
+    assert!(fs::symlink_metadata(&config).unwrap().is_symlink());
+    let mode = fs::metadata(&managed).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let with_line = fs::read_to_string(&managed).unwrap();
+    assert!(with_line.contains("include_if_exists '"), "{with_line}");
+    fs::write(&config, format!("{with_line}work_mem = '8MB'\n")).unwrap();
+    Ran::of(&mut host.command("leave")).ok();
+    let after = fs::read_to_string(&config).unwrap();
+    assert_eq!(after, format!("{}\nwork_mem = '8MB'\n", before.trim_end()));
+    assert!(fs::symlink_metadata(&config).unwrap().is_symlink());
 }
 
 #[test]

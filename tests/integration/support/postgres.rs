@@ -60,23 +60,12 @@ impl Postgres {
             hostnossl all owner 127.0.0.1/32 trust\n";
         fs::write(data.join("pg_hba.conf"), hba).expect("pg_hba.conf");
 
-        let log = fs::File::create(folder.join("postgres.log")).expect("a log file");
-        let process = as_postgres(&program("postgres"))
-            .arg("-D")
-            .arg(&data)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("postgres; scripts/test installs it");
         let postgres = Self {
+            process: spawn(&folder),
             folder,
             port,
-            process,
         };
-        wait_until("PostgreSQL", || {
-            postgres.owner("postgres", "SELECT 1").code == 0
-        });
+        postgres.wait();
         postgres.owner("postgres", "CREATE DATABASE patients").ok();
         for statement in [
             "CREATE USER patients_read",
@@ -88,6 +77,26 @@ impl Postgres {
             postgres.owner("patients", statement).ok();
         }
         postgres
+    }
+
+    fn wait(&self) {
+        wait_until("PostgreSQL", || {
+            self.owner("postgres", "SELECT 1").code == 0
+        });
+    }
+
+    /// Stops it as its service does.
+    pub(crate) fn stop(&mut self) {
+        let pid = i32::try_from(self.process.id()).expect("a pid");
+        // SAFETY: our own child, not waited for yet.
+        unsafe { libc::kill(pid, libc::SIGINT) };
+        self.process.wait().expect("its end");
+    }
+
+    /// Starts it again after [`stop`](Self::stop).
+    pub(crate) fn start_again(&mut self) {
+        self.process = spawn(&self.folder);
+        self.wait();
     }
 
     /// Has it trust those roots from now on.
@@ -167,6 +176,18 @@ impl Drop for Postgres {
         unsafe { libc::kill(pid, libc::SIGQUIT) };
         self.process.wait().ok();
     }
+}
+
+fn spawn(folder: &Folder) -> Child {
+    let log = fs::File::create(folder.join("postgres.log")).expect("a log file");
+    as_postgres(&program("postgres"))
+        .arg("-D")
+        .arg(folder.join("data"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("postgres; scripts/test installs it")
 }
 
 fn certify(folder: &Folder, admin: &Person) {
