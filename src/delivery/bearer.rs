@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use axum::http::HeaderValue;
 use zeroize::Zeroizing;
 
-use crate::keys::is_private;
+use crate::keys::is_secret;
 
 /// No token is longer.
 const LONGEST: u64 = 8 * 1024;
@@ -21,7 +21,7 @@ pub(super) fn read(path: &Path) -> Result<HeaderValue, BearerError> {
         source,
     };
     let file = File::open(path).map_err(of_file)?;
-    if !is_private(&file.metadata().map_err(of_file)?) {
+    if !is_secret(path, &file.metadata().map_err(of_file)?) {
         return Err(BearerError::Exposed {
             path: path.to_owned(),
         });

@@ -25,6 +25,7 @@ pub use ecdsa::ecdsa_integers;
 pub use foreign::{ForeignError, ForeignFile, ForeignKey};
 pub use keyring::{CaKey, Keyring, NewKey, NoStep, Since, Step};
 pub use opener::{AgeIdentity, AgeIdentityError, AgeRecipient, Opener, Opening};
+pub(crate) use ownership::is_secret;
 pub use ownership::{is_ours_to_change, is_private};
 pub use passphrase::{Passphrase, PassphraseError, first_line};
 pub use process::protect_memory;

@@ -11,7 +11,7 @@ use age::{Callbacks, IdentityFile, x25519};
 use zeroize::Zeroizing;
 
 use super::scrub::scrubbed;
-use super::{Passphrase, SealError, is_private};
+use super::{Passphrase, SealError, is_secret};
 
 /// What opens a home's keys.
 pub enum Opener {
@@ -63,7 +63,7 @@ impl AgeIdentity {
         };
         let file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
-        if metadata.is_file() && !is_private(&metadata) {
+        if metadata.is_file() && !is_secret(path, &metadata) {
             return Err(AgeIdentityError::Exposed {
                 path: path.to_owned(),
             });

@@ -25,7 +25,7 @@ impl From<io::Error> for SecretFileError {
 pub(crate) fn first_line(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
     let file = File::open(path)?;
     let metadata = file.metadata()?;
-    if metadata.is_file() && !super::is_private(&metadata) {
+    if metadata.is_file() && !super::is_secret(path, &metadata) {
         return Err(SecretFileError::Exposed);
     }
     let mut text = Zeroizing::new(String::with_capacity(LONGEST as usize));

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::support::{Ca, Home, PASSPHRASE, Ran, run, serve_fails};
@@ -220,22 +221,34 @@ fn serve_asks_for_the_passphrase_on_a_terminal_and_serves() {
 fn the_passphrase_comes_from_a_systemd_credential() {
     let home = Home::new();
     let folder = home.folder.private("credentials");
-    fs::copy(
-        home.folder.join("passphrase"),
-        folder.join("hallpass-passphrase"),
-    )
-    .unwrap();
-    let made = Ran::of(
-        Command::new(env!("CARGO_BIN_EXE_hallpass"))
-            .env("CREDENTIALS_DIRECTORY", &folder)
-            .env_remove("HALLPASS_PASSPHRASE_FILE")
-            .arg("init")
-            .arg("--home")
-            .arg(home.folder.join("new"))
-            .args(["--admin", "alice", "--ssh-key"])
-            .arg(home.folder.join("admin.pub")),
-    );
-    assert!(made.ok().contains("Made the home"));
+    let passphrase = folder.join("hallpass-passphrase");
+    fs::copy(home.folder.join("passphrase"), &passphrase).unwrap();
+    let init = |more: &[&Path]| {
+        Ran::of(
+            Command::new(env!("CARGO_BIN_EXE_hallpass"))
+                .env("CREDENTIALS_DIRECTORY", &folder)
+                .env_remove("HALLPASS_PASSPHRASE_FILE")
+                .arg("init")
+                .arg("--home")
+                .arg(home.folder.join("new"))
+                .args(["--admin", "alice", "--ssh-key"])
+                .arg(home.folder.join("admin.pub"))
+                .args(more),
+        )
+    };
+    // A service's user has it through an access control list, whose mask shows as the group's rights.
+    for (mode, why) in [(0o444, "others can read"), (0o460, "others can read")] {
+        chmod(&passphrase, mode);
+        let refused = init(&[]);
+        assert_eq!(refused.code, 78, "{refused:?}");
+        assert!(refused.err.contains(why), "{refused:?}");
+    }
+    chmod(&passphrase, 0o440);
+    let elsewhere = home.folder.join("elsewhere");
+    fs::copy(&passphrase, &elsewhere).unwrap();
+    let refused = init(&[Path::new("--passphrase-file"), &elsewhere]);
+    assert!(refused.err.contains("others can read"), "{refused:?}");
+    assert!(init(&[]).ok().contains("Made the home"));
 }
 
 /// A way to spoil a home, and what `serve` then says.
