@@ -21,6 +21,7 @@ impl Failure {
     pub(super) const USAGE: u8 = 64;
     /// What was named can't be read.
     pub(super) const NO_INPUT: u8 = 66;
+    const UNAVAILABLE: u8 = 69;
 
     /// The answer to what was asked is no; what was printed says it.
     pub(super) fn no() -> Self {
@@ -39,7 +40,7 @@ impl Failure {
 
     /// The CA can't be reached, or can't issue now.
     pub(super) fn unavailable(message: impl Display) -> Self {
-        Self::new(69, message)
+        Self::new(Self::UNAVAILABLE, message)
     }
 
     /// A fault of ours.
@@ -73,6 +74,11 @@ impl Failure {
             self.code,
             format!("{}. And: {}", self.message, other.message),
         )
+    }
+
+    /// Whether it may be better in a while.
+    pub(super) fn is_passing(&self) -> bool {
+        self.code == Self::UNAVAILABLE
     }
 
     /// What a person sees.

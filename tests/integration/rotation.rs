@@ -1,5 +1,7 @@
 //! CA keys that change while people log in.
 
+use std::fs;
+
 use serde_json::Value;
 
 use crate::support::{Ca, Person, Postgres, Ran, Sshd, short_lived, under_load, wait_until};
@@ -304,6 +306,34 @@ fn a_whole_rotation_is_driven_by_one_command() {
         states(&admin, "ssh-user"),
         ["retired", "retired", "retired", "active"]
     );
+}
+
+#[test]
+fn a_rotation_that_is_driven_outlasts_a_restart_of_the_ca() {
+    let ca = Ca::on(short_lived("15s", "15s"));
+    let (admin, bob) = (ca.admin(), ca.enrol("bob", &["on-call"]));
+    bob.request("server-operator --purpose incident --reason x");
+    let said = admin.folder.join("said");
+    let mut follow = admin
+        .command()
+        .args(["key", "rotate", "ssh-user", "--follow"])
+        .stdout(fs::File::create(&said).unwrap())
+        .spawn()
+        .unwrap();
+    let says = |words: &str| fs::read_to_string(&said).unwrap().contains(words);
+    wait_until("the old key's last certificate", || {
+        says("ssh-user-1 waits until")
+    });
+    let address = ca.address().to_owned();
+    let home = ca.stop();
+    wait_until("word of the CA", || {
+        says("ssh-user-1 waits: can't reach the CA")
+    });
+    let ca = Ca::at(home, &address);
+    assert!(follow.wait().unwrap().success());
+    assert!(says("ssh-user-1 is retired: nobody needs it any more"));
+    assert_eq!(states(&admin, "ssh-user"), ["retired", "active"]);
+    drop(ca);
 }
 
 #[test]

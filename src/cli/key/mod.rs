@@ -15,8 +15,10 @@ use crate::model::{
     KeyId, KeyKind, KeyRevocation, KeyState, KeyStep, KeySummary, Reason, RevokedKey,
 };
 
-/// How often a rotation that waits is looked at.
+/// How often a rotation that waits is looked at, at first and after a while: each time, the request is
+/// signed.
 const LOOK: Duration = Duration::from_secs(2);
+const LATER_LOOK: Duration = Duration::from_secs(60);
 
 /// Rotate, revoke and import the CA's keys, and change what opens them
 ///
@@ -284,8 +286,20 @@ fn follow(args: &Rotate) -> Result<(), Failure> {
 /// Waits until a key's next step is safe, and says for what.
 fn wait(api: &Api, id: KeyId, say: impl Fn(String) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut said = Vec::new();
+    let mut pause = LOOK;
     loop {
-        let keys = keys(api)?;
+        let keys = match keys(api) {
+            Err(failure) if failure.is_passing() => {
+                let why = vec![failure.message().to_owned()];
+                if why != said {
+                    say(format!("{id} waits: {}", why[0]))?;
+                    said = why;
+                }
+                std::thread::sleep(LOOK);
+                continue;
+            }
+            keys => keys?,
+        };
         let key = keys.into_iter().find(|key| key.key == id);
         let waits_for = key.map(|key| key.waits_for).unwrap_or_default();
         if waits_for.is_empty() {
@@ -294,8 +308,10 @@ fn wait(api: &Api, id: KeyId, say: impl Fn(String) -> Result<(), Failure>) -> Re
         if waits_for != said {
             say(format!("{id} waits {}", waits_for.join("; ")))?;
             said = waits_for;
+            pause = LOOK;
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(pause);
+        pause = LATER_LOOK.min(pause + pause / 4);
     }
 }
 
