@@ -67,7 +67,8 @@ pub(super) fn logout(_: Logout) -> Result<(), Failure> {
         None => format!("{name} is signed out.\n"),
         Some(why) => format!(
             "The key of {name} is removed, and nobody can sign with it any more. The CA was not told: \
-             {why}\n"
+             {}\n",
+            clean(&why.to_string())
         ),
     })
 }
@@ -82,6 +83,7 @@ fn tell(prompt: Prompt<'_>) {
     let words = match prompt {
         Prompt::Browser(url) => {
             open_browser(url);
+            let url = clean(url);
             format!("Sign in in the browser. If it does not open, open this there:\n\n  {url}\n")
         }
         Prompt::Device(device) => {
