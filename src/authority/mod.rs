@@ -58,7 +58,7 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use crate::access::Waiting;
 use crate::audit::{
     Actor, Checkpoint, Decision, Event, Log, Reader, RecordedCertificate, Refused, Slot, Spent,
-    Trouble, With,
+    With,
 };
 use crate::identity::{
     self, Accepted, AttestationRoots, Authentic, Counters, Directory, Logins, Provider,
@@ -153,8 +153,10 @@ impl Authority {
     }
 
     /// What is wrong while it can do its work all the same.
-    pub fn trouble(&self) -> Option<Trouble> {
-        self.log.trouble()
+    pub fn trouble(&self) -> Option<String> {
+        let log = self.log.trouble().map(|trouble| trouble.to_string());
+        let troubles: Vec<String> = log.into_iter().chain(self.policies.trouble()).collect();
+        (!troubles.is_empty()).then(|| troubles.join("; "))
     }
 
     /// Waits until the log has what was handed to it, and closes it.

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
@@ -19,6 +19,8 @@ use crate::policy::{AdminAction, Outcome, PolicyError, PolicySet, Prover, Stamp}
 
 /// How often it is looked whether the files are others.
 const LOOK: Duration = Duration::from_secs(2);
+/// The longest wait before files that were not loaded are tried again, where a try takes long.
+const LONGEST_REST: Duration = Duration::from_secs(60);
 
 /// The policy set in force, and where the log has those before it.
 pub(super) struct Policies {
@@ -29,6 +31,8 @@ pub(super) struct Policies {
     heard: Mutex<Heard>,
     /// The longest lifetime in seconds of any role since the server began.
     longest: AtomicU64,
+    /// Whether its files are others and were not loaded.
+    behind: AtomicBool,
     /// Lets one set at a time come into force: what was read later comes later.
     loading: Arc<tokio::sync::Mutex<()>>,
 }
@@ -68,6 +72,7 @@ impl Policies {
     pub(super) fn new(now: PolicySet, folder: PathBuf, heard: Heard) -> Self {
         Self {
             longest: AtomicU64::new(now.roles.longest().as_secs()),
+            behind: AtomicBool::new(false),
             now: ArcSwap::from_pointee(now),
             folder,
             heard: Mutex::new(heard),
@@ -83,6 +88,15 @@ impl Policies {
     /// The longest that any certificate for a person may have lived since the server began.
     pub(super) fn longest(&self) -> Duration {
         Duration::from_secs(self.longest.load(Ordering::Relaxed))
+    }
+
+    /// What is wrong when what is on disk is not in force. Strangers read it: it quotes no policy.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.behind.load(Ordering::Relaxed).then(|| {
+            "the policies on disk were not loaded, the old ones stay in force: the server's log \
+             and `hallpass policy reload` say why"
+                .to_owned()
+        })
     }
 
     /// Takes in an entry that is on disk.
@@ -158,6 +172,9 @@ impl Authority {
             .administrator(request, source, AdminAction::ManagePolicy, now)
             .await?;
         let loaded = self.load_policy(Some((request, &requester))).await;
+        if loaded.is_ok() {
+            self.policies.behind.store(false, Ordering::Relaxed);
+        }
         match loaded {
             Ok(Some(policy_set)) => Ok(PolicyInForce {
                 policy_set,
@@ -178,11 +195,14 @@ impl Authority {
     }
 
     /// Loads the policies when their files change or `hurry` says so, for ever. Files that somebody
-    /// is writing just now are not read yet.
+    /// is writing just now are not read yet; those that were not loaded are tried again and again,
+    /// because the cause may go away without a change of theirs.
     pub async fn keep_policy_fresh(&self, mut hurry: impl AsyncFnMut()) {
         let stamp = || Stamp::of(&self.policies.folder).ok();
         // They may have changed since the start read them.
         let (mut loaded, mut before) = (None, None);
+        let mut failed: Option<(Option<Stamp>, String)> = None;
+        let mut rest = Instant::now();
         loop {
             let hurried = tokio::select! {
                 () = tokio::time::sleep(LOOK) => false,
@@ -190,17 +210,41 @@ impl Authority {
             };
             let seen = stamp();
             let quiet = seen == before;
-            before = seen.clone();
-            if !hurried && (seen == loaded || !quiet) {
+            let same = seen.is_some() && seen == loaded;
+            let tried = failed.as_ref().is_some_and(|(files, _)| *files == seen);
+            let resting = tried && Instant::now() < rest;
+            before.clone_from(&seen);
+            if !hurried && (same || !quiet || resting) {
                 continue;
             }
-            loaded = seen;
-            match self.load_policy(None).await {
-                Ok(Some(policy_set)) => tracing::info!(policy_set, "the policies are others now"),
-                Ok(None) if hurried => tracing::info!("the policies are what they were"),
-                Ok(None) => {}
+            let began = Instant::now();
+            let outcome = self.load_policy(None).await;
+            self.policies
+                .behind
+                .store(outcome.is_err(), Ordering::Relaxed);
+            match outcome {
+                Ok(changed) => {
+                    (loaded, failed) = (seen, None);
+                    match changed {
+                        Some(policy_set) => {
+                            tracing::info!(policy_set, "the policies are others now");
+                        }
+                        None if hurried => tracing::info!("the policies are what they were"),
+                        None => {}
+                    }
+                }
                 Err(error) => {
-                    tracing::error!(%error, "the policies were not loaded: the old ones stay in force");
+                    // Proofs may take seconds of all cores.
+                    rest = Instant::now() + (10 * began.elapsed()).min(LONGEST_REST);
+                    let error = error.to_string();
+                    let told = failed.is_some_and(|(_, before)| before == error);
+                    if hurried || !told {
+                        tracing::error!(
+                            %error,
+                            "the policies were not loaded: the old ones stay in force"
+                        );
+                    }
+                    failed = Some((seen, error));
                 }
             }
         }

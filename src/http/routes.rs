@@ -118,7 +118,7 @@ async fn healthz() -> Json<Health> {
 async fn readyz(State(authority): Shared) -> Response {
     match authority.check().await {
         Ok(()) => {
-            let detail = authority.trouble().map(|trouble| trouble.to_string());
+            let detail = authority.trouble();
             let status = if detail.is_some() { "degraded" } else { "ok" };
             let status = status.to_owned();
             Json(Health { status, detail }).into_response()

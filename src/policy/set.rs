@@ -142,9 +142,24 @@ impl PolicySet {
     }
 }
 
-/// What tells whether a folder's policies are others without reading them.
+/// What tells whether a folder's policies are others, or others can change them, without reading
+/// them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stamp(BTreeMap<String, (u64, i64, i64, u64)>);
+pub struct Stamp {
+    /// Owner and mode of the folder. When it changed is left out: editors make files in it that are
+    /// no policies.
+    folder: (u32, u32),
+    files: BTreeMap<String, FileStamp>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FileStamp {
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    /// Owner and mode included.
+    changed: (i64, i64),
+}
 
 impl Stamp {
     /// Of the files that [`PolicySet::load`] would read.
@@ -159,16 +174,20 @@ impl Stamp {
             if is_policy(&name) {
                 // Also through links, as configuration management lays them.
                 let metadata = fs::metadata(file.path())?;
-                let changed = (
-                    metadata.len(),
-                    metadata.mtime(),
-                    metadata.mtime_nsec(),
-                    metadata.ino(),
-                );
-                files.insert(name, changed);
+                let stamp = FileStamp {
+                    inode: metadata.ino(),
+                    length: metadata.len(),
+                    modified: (metadata.mtime(), metadata.mtime_nsec()),
+                    changed: (metadata.ctime(), metadata.ctime_nsec()),
+                };
+                files.insert(name, stamp);
             }
         }
-        Ok(Self(files))
+        let metadata = fs::metadata(folder)?;
+        Ok(Self {
+            folder: (metadata.uid(), metadata.mode()),
+            files,
+        })
     }
 }
 

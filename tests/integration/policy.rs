@@ -143,6 +143,53 @@ fn policies_are_loaded_when_their_files_change_and_at_sighup() {
 }
 
 #[test]
+fn policies_that_were_not_loaded_are_tried_again_and_told_of_meanwhile() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    let not_loaded = || {
+        let log = ca.server_log();
+        log.matches("ERROR the policies were not loaded").count()
+    };
+    let access = ca.home.policy("access.cedar");
+    let original = fs::read_to_string(&access).unwrap();
+    let set_mode = |mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(&access, mode).unwrap();
+    };
+
+    // The log can't be written when they change.
+    let (database, aside) = (ca.home.database(), ca.home.folder.join("aside"));
+    fs::rename(&database, &aside).unwrap();
+    ca.home.edit_policy("access.cedar", DEPLOYERS, ON_CALL);
+    wait_until("the server to try", || not_loaded() == 1);
+    fs::rename(&aside, &database).unwrap();
+    wait_until("it to try again", || deploy(&bob) == 0);
+
+    // Others can change what is in force, and then what is not yet.
+    wait_until("health again", || ca.readyz().1["status"] == "ok");
+    set_mode(0o666);
+    let told = || {
+        let (status, health) = ca.readyz();
+        assert_eq!(status, 200, "{health}");
+        health["status"] == "degraded"
+    };
+    wait_until("health to say so", told);
+    let detail = ca.readyz().1["detail"].to_string();
+    assert!(detail.contains("policy reload"), "{detail}");
+    assert!(ca.server_log().contains("run chmod go-w"));
+    fs::write(&access, original).unwrap();
+    // Long enough for several tries, of which the log need not be full.
+    std::thread::sleep(Duration::from_secs(7));
+    assert_eq!(not_loaded(), 2);
+    assert!(told());
+    let loads = ca.home.entries("policy-loaded").len();
+    set_mode(0o644);
+    wait_until("the mode to be seen", || !told());
+    assert_eq!(ca.home.entries("policy-loaded").len(), loads + 1);
+    assert_eq!(deploy(&bob), 77);
+}
+
+#[test]
 fn reloading_drops_no_request() {
     let ca = Ca::start();
     let (admin, bob) = (ca.admin(), ca.enrol("bob", &["on-call"]));
