@@ -581,14 +581,24 @@ fn spent(requester: &Requester) -> Spent {
 
 /// Method and target: a stranger chose them.
 fn request_line(request: &SignedRequest) -> String {
-    let target = cut(&request.target);
-    format!("{} {}", cut(&request.method), target.escape_default())
+    // What is not left over need not be escaped.
+    let target = cut(&request.target).escape_default().to_string();
+    format!("{} {}", cut(&request.method), cut(&target))
 }
 
-/// What others wrote, short enough for a log that nothing is ever deleted from.
+/// What others wrote, short enough for a log that nothing is ever deleted from, which has it as JSON.
 fn cut(text: &str) -> String {
     const LONGEST: usize = 300;
-    match text.char_indices().nth(LONGEST) {
+    let mut length = 0;
+    let over = text.char_indices().find(|(_, c)| {
+        length += match c {
+            '"' | '\\' | '\n' | '\r' | '\t' => 2,
+            c if c.is_ascii_control() => r"\u0000".len(),
+            c => c.len_utf8(),
+        };
+        length > LONGEST
+    });
+    match over {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),
     }

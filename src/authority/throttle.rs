@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::model::{Timestamp, counted_source};
 
 /// Keeps strangers from filling the log: of one source's refusals, the first few of each minute
-/// are listed, and the rest are counted in the next that is.
+/// are listed, and the rest are counted in the next that is. Of a flood that goes on for long, few are.
 pub(super) struct Throttle {
     windows: Mutex<Windows>,
 }
@@ -16,6 +16,8 @@ struct Windows {
     sources: HashMap<IpAddr, Window>,
     /// All sources together.
     all: Window,
+    /// What was listed has used up the time until then, in milliseconds since 1970.
+    spent: u64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -31,6 +33,9 @@ impl Throttle {
     const LISTED_PER_SOURCE: u32 = 10;
     const LISTED_IN_ALL: u32 = 300;
     const SOURCES: usize = 10_000;
+    /// In the long run one is listed in that time, and after a quiet time that many more.
+    const EACH: Duration = Duration::from_secs(60);
+    const SAVED: u64 = 3_000;
 
     pub(super) fn new() -> Self {
         Self {
@@ -47,6 +52,12 @@ impl Throttle {
             windows.sources.retain(|_, window| !window.over(now));
         }
         windows.all.roll(now);
+        let each = Self::EACH.as_millis() as u64;
+        let saved = Self::SAVED * each;
+        // A clock may have been ahead.
+        if windows.spent.abs_diff(now) > saved {
+            windows.spent = now.saturating_sub(saved);
+        }
         let known = windows.sources.len() < Self::SOURCES;
         let source = counted_source(source);
         if !known && !windows.sources.contains_key(&source) {
@@ -54,12 +65,16 @@ impl Throttle {
         }
         let window = windows.sources.entry(source).or_default();
         window.roll(now);
-        if window.listed >= Self::LISTED_PER_SOURCE || windows.all.listed >= Self::LISTED_IN_ALL {
+        if window.listed >= Self::LISTED_PER_SOURCE
+            || windows.all.listed >= Self::LISTED_IN_ALL
+            || windows.spent + each > now
+        {
             window.unlisted += 1;
             return None;
         }
         window.listed += 1;
         windows.all.listed += 1;
+        windows.spent += each;
         Some(std::mem::take(&mut window.unlisted))
     }
 }
@@ -110,5 +125,27 @@ mod tests {
             })
             .count();
         assert_eq!(listed, 300);
+    }
+
+    #[test]
+    fn a_flood_that_goes_on_is_listed_less_and_less() {
+        let throttle = Throttle::new();
+        let start = Timestamp::from_secs(1_000_000);
+        let of_day = |day: u64| -> usize {
+            let minutes =
+                (0..1440).map(|minute| start.plus(Duration::from_secs(day * 86_400 + minute * 60)));
+            let flood = minutes.flat_map(|now| (0..400_u32).map(move |n| (n % 40, now)));
+            flood
+                .filter(|(n, now)| {
+                    let source = std::net::Ipv4Addr::from_bits(*n).into();
+                    throttle.list(source, *now).is_some()
+                })
+                .count()
+        };
+        assert_eq!(of_day(0), 3_000 + 1_439);
+        assert_eq!(of_day(1), 1_440);
+        // A week of quiet later, and before that by a clock that is put back.
+        assert_eq!(of_day(8), 3_000 + 1_439);
+        assert_eq!(of_day(3), 3_000 + 1_439);
     }
 }

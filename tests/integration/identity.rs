@@ -553,3 +553,22 @@ fn strangers_cannot_fill_the_disk() {
         "{refusals} entries for 60 refusals"
     );
 }
+
+#[test]
+fn what_a_stranger_writes_is_cut_as_the_log_has_it() {
+    let ca = Ca::start();
+    let stranger = Person::stranger();
+    // Escaped once for those who read it on a terminal, and once more by JSON.
+    let target = format!("/v1/whoami?{}", r"\".repeat(2000));
+    let request = stranger.asks(&ca, "GET", &target);
+    assert_eq!(request.send().status, 401);
+    // Of what is no request at all, the answer quotes something.
+    let field = json!({ "\u{1}".repeat(2000): 1 });
+    let request = stranger.asks(&ca, "POST", "/v1/login").json(&field);
+    assert_eq!(request.send().status, 400);
+    let lines = ca.home.lines();
+    let refusals = lines.iter().filter(|line| line.contains("-refused"));
+    let lengths: Vec<usize> = refusals.map(String::len).collect();
+    assert_eq!(lengths.len(), 2);
+    assert!(lengths.iter().all(|&length| length < 1000), "{lengths:?}");
+}
