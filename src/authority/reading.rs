@@ -45,7 +45,8 @@ impl Authority {
         })
     }
 
-    /// The roles that policy grants the requester, with the purposes for which it does.
+    /// The roles that policy grants the requester, with the purposes for which it does. It is told no
+    /// reason: what it grants for certain reasons only is not among them.
     ///
     /// # Errors
     /// When the requester can't be identified.

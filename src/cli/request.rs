@@ -41,20 +41,28 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let (folder, api) = args.client.open()?;
     let roles: Vec<RoleSummary> = api.get("/v1/roles")?;
-    // Of a role that is not among ours we don't know the kind. The CA's refusal says more, and is
-    // logged.
-    let is_ssh = roles
-        .iter()
-        .find(|role| role.name == args.role)
-        .is_none_or(|r| r.kind == "ssh");
-    let subject = match (&args.key, is_ssh) {
-        (None, true) => Subject::fresh_ssh(&format!("hallpass {}", args.role))?,
-        (None, false) => Subject::fresh_x509()?,
-        (Some(path), true) => Subject::ssh(path)?,
-        (Some(path), false) => Subject::x509(path)?,
-    };
+    let listed = roles.iter().find(|role| role.name == args.role);
+    let is_ssh = listed.map(|role| role.kind == "ssh");
     let ask = args.ask.of(args.role);
-    let session = Sessions::open(&folder, &api)?.request(&ask, &subject, args.out.as_deref())?;
+    let sessions = Sessions::open(&folder, &api)?;
+    let request = |subject| sessions.request(&ask, &subject, args.out.as_deref());
+    let fresh_ssh = || Subject::fresh_ssh(&format!("hallpass {}", ask.role));
+    let session = match (&args.key, is_ssh) {
+        (None, Some(true)) => request(fresh_ssh()?)?,
+        (None, Some(false)) => request(Subject::fresh_x509()?)?,
+        (Some(path), Some(true)) => request(Subject::ssh(path)?)?,
+        (Some(path), Some(false)) => request(Subject::x509(path)?)?,
+        // What policy grants for certain reasons only is not listed. The CA says which kind it is, or
+        // why it refuses.
+        (None, None) => match request(fresh_ssh()?) {
+            Err(error) if error.is_wrong_kind() => request(Subject::fresh_x509()?)?,
+            outcome => outcome?,
+        },
+        (Some(path), None) => match Subject::x509(path) {
+            Ok(subject) => request(subject)?,
+            Err(_) => request(Subject::ssh(path)?)?,
+        },
+    };
     if args.json {
         return print_json(&in_json(&folder, &session));
     }

@@ -12,6 +12,9 @@ pub(super) enum Command {
 }
 
 /// List the roles that you may ask for, with their purposes and longest lifetimes
+///
+/// Policy is asked without a reason: what it grants for certain reasons only is not listed, and
+/// `hallpass policy explain --reason TEXT` tells of it.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  hallpass role list")]
 pub(super) struct List {
@@ -30,7 +33,9 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
         return roles.iter().try_for_each(print_json);
     }
     if roles.is_empty() {
-        return print("Policy grants you no role: ask an administrator for a group.\n");
+        return print(
+            "Policy grants you no role before it knows a reason: ask an administrator for a group.\n",
+        );
     }
     let sections: Vec<String> = roles.iter().map(section).collect();
     print(sections.join("\n"))

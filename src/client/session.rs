@@ -301,3 +301,10 @@ pub enum SessionError {
         path: PathBuf,
     },
 }
+
+impl SessionError {
+    /// Whether the role is for SSH and a database's certificate was asked for, or the other way round.
+    pub fn is_wrong_kind(&self) -> bool {
+        matches!(self, Self::Api(ApiError::Refused { kind, .. }) if kind.ends_with(":wrong-kind"))
+    }
+}

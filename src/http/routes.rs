@@ -154,7 +154,7 @@ async fn whoami(State(authority): Shared, signed: Signed) -> Answer<Identity> {
     ))
 }
 
-/// The roles that policy grants the caller.
+/// The roles that policy grants the caller while it knows no reason.
 #[utoipa::path(get, path = "/v1/roles", responses((status = 200, body = Vec<RoleSummary>)))]
 async fn roles(State(authority): Shared, signed: Signed) -> Answer<Vec<RoleSummary>> {
     Ok(Json(authority.roles(&signed.request, signed.source).await?))

@@ -257,7 +257,7 @@ fn roles_are_shown_with_their_purposes_and_longest_lifetimes() {
     let nobody = ca.enrol("nobody", &[]);
     assert_eq!(
         nobody.hallpass(["role", "list"]).ok(),
-        "Policy grants you no role: ask an administrator for a group.\n"
+        "Policy grants you no role before it knows a reason: ask an administrator for a group.\n"
     );
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Ca, Person, Ran, issue, wait_until};
+use crate::support::{Ca, Home, Person, Ran, issue, run, wait_until};
 
 const DEPLOYERS: &str = "principal in Group::\"deployers\"";
 const ON_CALL: &str = "principal in Group::\"on-call\"";
@@ -292,6 +292,34 @@ fn what_explain_says_is_what_issue_does() {
         }
     }
     assert!(permitted > 4, "{permitted}");
+}
+
+#[test]
+fn a_role_that_is_granted_for_some_reasons_is_had_though_it_is_not_listed() {
+    let home = Home::new();
+    home.edit_policy(
+        "access.cedar",
+        r#"["incident", "support"].contains(context.purpose)"#,
+        r#"context has reason && context.reason like "SUP-*""#,
+    );
+    let ca = Ca::on(home);
+    let dora = ca.enrol("dora", &["database-support"]);
+    let listed = dora.hallpass(["role", "list"]).ok();
+    assert!(!listed.contains("patients-read"), "{listed}");
+
+    let got = dora.request("patients-read --purpose support --reason SUP-7");
+    assert_eq!(got["kind"], "x509");
+    let key = dora.folder.join("own.pem").display().to_string();
+    let curve = "ec_paramgen_curve:P-256";
+    let options = ["-algorithm", "EC", "-pkeyopt", curve, "-out", &key];
+    run("openssl", ["genpkey"].iter().chain(&options)).ok();
+    run("chmod", ["600", &key]).ok();
+    let line = format!("patients-read --purpose support --reason SUP-7 --key {key}");
+    assert_eq!(dora.request(&line)["kind"], "x509");
+
+    let request = "request patients-read --purpose support --reason INC-7";
+    let refused = dora.hallpass(request.split(' '));
+    refused.fails_with(77, "no policy permits dora");
 }
 
 #[test]
