@@ -311,6 +311,36 @@ fn a_copy_shows_after_a_restart_also_when_its_owner_only_read() {
 }
 
 #[test]
+fn what_a_key_counts_is_on_disk_before_hashes_are_answered() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    let key = Authenticator::ed25519();
+    enrol_software(&ca, &bob, &key);
+    let on_disk = || {
+        let readonly = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let log = rusqlite::Connection::open_with_flags(ca.home.database(), readonly).unwrap();
+        let highest = "SELECT max(value) FROM marks WHERE name LIKE 'counter:%'";
+        log.query_row(highest, [], |row| row.get::<_, Option<u32>>(0))
+            .unwrap()
+    };
+    let targets = [
+        ("/v1/log/checkpoint", 200),
+        ("/v1/log/checkpoint/cosigned", 404),
+        ("/v1/log/tile/0/000.p/1", 200),
+        ("/v1/log/inclusion?index=0&size=1", 200),
+        ("/v1/log/inclusion?index=0&size=99999", 404),
+        ("/v1/log/consistency?old=1&new=2", 200),
+        ("/v1/log/range?first=0&next=1&size=2", 200),
+    ];
+    for ((target, status), counter) in targets.into_iter().zip(41..) {
+        let request = bob.asks(&ca, "GET", target);
+        let answer = key.send(&ca, &request, TOUCHED, counter);
+        assert_eq!(answer.status, status, "{target}: {answer:?}");
+        assert_eq!(on_disk(), Some(counter), "{target}");
+    }
+}
+
+#[test]
 fn requests_that_overtake_each_other_lock_nobody_out() {
     let ca = Ca::start();
     let bob = ca.enrol("bob", &["on-call"]);
