@@ -166,8 +166,8 @@ pub enum Event {
         user: UserName,
         /// The key's fingerprint.
         fingerprint: String,
-        /// By whom.
-        by: Actor,
+        /// By whom; nobody when a start did it, since nobody vouches for them here any more.
+        by: Option<Actor>,
     },
     /// Somebody approved what another asked for.
     ApprovalGiven {

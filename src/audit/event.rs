@@ -147,6 +147,7 @@ impl Event {
         match self {
             Self::UserEnrolled { by, .. }
             | Self::UserLinked { by, .. }
+            | Self::SessionEnded { by, .. }
             | Self::CaKeyStaged { by, .. }
             | Self::CaKeyActivated { by, .. } => by.as_ref(),
             Self::HostRemoved { removed_by, .. } => removed_by.as_ref(),
@@ -157,7 +158,6 @@ impl Event {
             | Self::KeyRemoved { by, .. }
             | Self::UserUnlinked { by, .. }
             | Self::SessionTouched { by, .. }
-            | Self::SessionEnded { by, .. }
             | Self::ApprovalGiven { by, .. }
             | Self::CertificateIssued { by, .. }
             | Self::HostCertificateIssued { by, .. }

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -12,10 +12,10 @@ use zeroize::Zeroizing;
 
 use super::enrolment::line;
 use super::newcomers::NotBegun;
-use super::{Authority, Refusal, SessionSettings, now};
-use crate::audit::{Event, NewSession, With};
+use super::{Authority, OpenError, Refusal, SessionSettings, now};
+use crate::audit::{Event, LogError, NewSession, With};
 use crate::identity::{
-    Begun, Logins, NewcomersKey, Provider, SignedRequest, Vouched, Way, Workloads,
+    Begun, Logins, NewcomersKey, Provider, Session, SignedRequest, Vouched, Way, Workloads,
 };
 use crate::keys::random_bytes;
 use crate::model::{
@@ -28,33 +28,61 @@ impl Authority {
     /// of others are over.
     ///
     /// # Errors
-    /// When two providers are called the same.
-    pub fn with_logins(
+    /// When two providers are called the same, or the log can't be written.
+    pub async fn with_logins(
         mut self,
         providers: Vec<Provider>,
         workloads: Workloads,
         sessions: SessionSettings,
-    ) -> Result<Self, ProviderTwice> {
+    ) -> Result<Self, OpenError> {
         for (place, provider) in providers.iter().enumerate() {
             let same = |other: &Provider| other.name() == provider.name();
             if providers[..place].iter().any(same) {
-                return Err(ProviderTwice(provider.name().clone()));
+                return Err(ProviderTwice(provider.name().clone()).into());
             }
         }
         self.providers = providers;
         self.workloads = workloads;
         self.sessions = sessions;
-        let of_people = |name: &ProviderName| self.providers.iter().any(|one| one.name() == name);
-        let mut directory = self
-            .directory
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        directory.keep_sessions(|session| match session.workload {
-            Some(_) => self.workloads.is_called(&session.user),
-            None => of_people(&session.account.provider),
-        });
-        drop(directory);
+        self.end_unvouched(now()).await?;
         Ok(self)
+    }
+
+    /// Logs that the sessions are over for which nobody vouches here any more, so that they stay over
+    /// when somebody does again.
+    async fn end_unvouched(&self, now: Timestamp) -> Result<(), LogError> {
+        let over: Vec<_> = {
+            let directory = self.directory();
+            let living = directory.sessions().living(now);
+            let over = living.filter(|(_, session)| !self.vouches(session));
+            over.map(|(fingerprint, session)| (fingerprint.to_owned(), session.user.clone()))
+                .collect()
+        };
+        for (fingerprint, user) in over {
+            tracing::info!(%user, fingerprint, "a session is over: hallpass.toml says so");
+            let event = Event::SessionEnded {
+                user,
+                fingerprint,
+                by: None,
+            };
+            self.log.reserve(now)?.commit(event, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a session can be one that begins here now, as far as what is known of it tells.
+    fn vouches(&self, session: &Session) -> bool {
+        if let Some(attributes) = &session.workload {
+            return self.workloads.may_be(
+                &session.user,
+                &session.account,
+                &session.groups,
+                attributes,
+            );
+        }
+        let mut providers = self.providers.iter();
+        let provider = providers.find(|one| *one.name() == session.account.provider);
+        provider.is_some_and(|provider| provider.may_say(&session.groups))
     }
 
     /// Who can sign in here.

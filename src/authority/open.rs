@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::home::{Home, HomeError};
 use super::in_force::{InForce, Keys, Open, StepError, Told};
 use super::init::public_fingerprint;
+use super::login::ProviderTwice;
 use super::policies::{Heard, Policies, check_proven, log_policy};
 use super::throttle::Throttle;
 use super::{Authority, PolicySettings, SessionSettings, now};
@@ -274,6 +275,9 @@ pub enum OpenError {
     /// The policies.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The providers.
+    #[error(transparent)]
+    Provider(#[from] ProviderTwice),
     /// The log's database.
     #[error(transparent)]
     Store(#[from] StoreError),

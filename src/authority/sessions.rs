@@ -191,7 +191,7 @@ impl Authority {
             let event = Event::SessionEnded {
                 user,
                 fingerprint,
-                by,
+                by: Some(by),
             };
             Ok(((), event))
         };

@@ -91,6 +91,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             .map_err(Failure::config)?
             .with_attestation_roots(roots)
             .with_logins(providers, workloads, config.sessions)
+            .await
             .map_err(Failure::config)?;
         drop(opener);
         let deliveries = prepared

@@ -108,7 +108,7 @@ impl Directory {
             } => {
                 self.sessions.end(fingerprint);
                 // Somebody else may have had the key; who signs out has approved what they have.
-                if by.requester != *user {
+                if by.as_ref().is_none_or(|by| by.requester != *user) {
                     self.forget_approvals_by(fingerprint);
                 }
             }
@@ -310,11 +310,6 @@ impl Directory {
     /// Whether a user of that name was removed, and not enrolled or linked since.
     pub fn was_removed(&self, name: &UserName) -> bool {
         self.removed.contains(name)
-    }
-
-    /// Ends the sessions of those for whom nobody vouches here any more.
-    pub fn keep_sessions(&mut self, keep: impl Fn(&Session) -> bool) {
-        self.sessions.end_those(|session| !keep(session));
     }
 
     /// Whether a key is enrolled for somebody.

@@ -215,6 +215,23 @@ impl Workloads {
         self.0.iter().any(|workload| workload.name == *name)
     }
 
+    /// Whether one may have begun a session of which this is known: what it does not tell is taken to
+    /// fit.
+    pub fn may_be(
+        &self,
+        name: &UserName,
+        account: &Account,
+        groups: &[GroupName],
+        attributes: &BTreeMap<String, String>,
+    ) -> bool {
+        self.0.iter().any(|workload| {
+            workload.name == *name
+                && workload.provider == account.provider
+                && groups.iter().all(|group| workload.groups.contains(group))
+                && workload.may_fit(&account.subject, attributes)
+        })
+    }
+
     /// Which workload a token vouches for: the first whose claims fit.
     ///
     /// # Errors
@@ -307,6 +324,18 @@ impl Workload {
     fn fits(&self, claims: &Claims) -> bool {
         self.claims.iter().all(|(claim, wanted)| {
             let told = claims.text(claim);
+            told.is_some_and(|told| wanted.includes(told))
+        })
+    }
+
+    fn may_fit(&self, subject: &str, attributes: &BTreeMap<String, String>) -> bool {
+        self.claims.iter().all(|(claim, wanted)| {
+            let mut kept = self.platform.attributes().iter();
+            let told = match kept.find(|(_, of)| of == claim) {
+                Some((attribute, _)) => attributes.get(*attribute).map(String::as_str),
+                None if claim == "sub" => Some(subject),
+                None => return true,
+            };
             told.is_some_and(|told| wanted.includes(told))
         })
     }

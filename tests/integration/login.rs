@@ -349,6 +349,42 @@ fn only_groups_that_were_given_a_name_count_where_any_was() {
 }
 
 #[test]
+fn a_session_stays_over_whose_groups_its_provider_does_not_give_any_more() {
+    let provider = Provider::start();
+    let home = home_with("");
+    let config = home.path().join("hallpass.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let tables = |names: &str| {
+        let more = format!("groups_claim = \"roles\"\n[provider.group_names]\n{names}");
+        fs::write(
+            &config,
+            format!("{text}{}", provider.table("clinic", &more)),
+        )
+        .unwrap();
+    };
+    let (call, deploy) = ("Call = \"on-call\"\n", "Deploy = \"deployers\"\n");
+    tables(&format!("{call}{deploy}"));
+    let mut ca = Ca::on(home);
+    let address = ca.address().to_owned();
+    let [bob, carol] =
+        [("bob", ["Call", "Deploy"]), ("carol", ["Call", "Other"])].map(|(name, roles)| {
+            let person = Person::newcomer(&ca);
+            provider.account(name, json!({"claims": {"roles": roles}}));
+            sign_in(&person, name, &[]);
+            person
+        });
+    for names in [call.to_owned(), format!("{call}{deploy}")] {
+        tables(&names);
+        ca = Ca::at(ca.stop(), &address);
+        let ended = ca.home.entries("session-ended");
+        assert_eq!(ended.len(), 1);
+        assert_eq!(ended[0]["event"]["user"], "bob");
+        bob.hallpass(["whoami"]).fails_with(77, "was not accepted");
+        assert!(carol.hallpass(["whoami"]).ok().contains("on-call"));
+    }
+}
+
+#[test]
 fn a_name_is_one_persons_alone_until_an_administrator_links_the_account() {
     let provider = Provider::start();
     let ca = clinic(&provider);

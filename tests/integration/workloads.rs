@@ -220,6 +220,57 @@ fn a_token_is_good_once_also_after_a_restart() {
     login(&two, &platform.github(&json!({}))).ok();
 }
 
+#[test]
+fn a_session_stays_over_that_ended_with_its_table() {
+    let platform = Platform::new();
+    let table = |more: &str| table("deploy-web", "github", &format!("life = \"8h\"\n{more}"));
+    let main = table(
+        "claims = { repository = \"clinic/web\", ref = \"refs/heads/main\" }\n\
+         groups = [\"robots\", \"deployers\"]",
+    );
+    let narrowed = [
+        String::new(),
+        table("claims = { repository = \"clinic/web\" }\ngroups = [\"robots\"]"),
+        table(
+            "claims = { repository = \"clinic/web\", ref = \"refs/heads/release\" }\ngroups = [\"robots\", \"deployers\"]",
+        ),
+    ];
+    let home = platform.home("");
+    let config = home.path().join("hallpass.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{text}{main}")).unwrap();
+    let mut ca = Ca::on(home);
+    let address = ca.address().to_owned();
+    let restart = |ca: Ca, tables: &str| {
+        let home = ca.stop();
+        fs::write(&config, format!("{text}{tables}")).unwrap();
+        Ca::at(home, &address)
+    };
+    for (times, tables) in narrowed.iter().enumerate() {
+        let job = runner(&ca);
+        login(&job, &platform.github(&json!({}))).ok();
+        // Wider tables end nothing.
+        ca = restart(ca, &(deploy_web().replace("robots", "others") + &main));
+        assert!(job.hallpass(["whoami"]).ok().contains("deploy-web"));
+        assert_eq!(ca.home.entries("session-ended").len(), times);
+
+        ca = restart(ca, tables);
+        job.hallpass(["whoami"]).fails_with(77, "was not accepted");
+        let ended = newest(&ca, "session-ended");
+        assert_eq!(
+            (&ended["user"], &ended["by"]),
+            (&json!("deploy-web"), &Value::Null)
+        );
+        ca = restart(ca, &main);
+        job.hallpass(["whoami"]).fails_with(77, "was not accepted");
+        assert_eq!(ca.home.entries("session-ended").len(), times + 1);
+    }
+    let home = ca.home.path().display().to_string();
+    ca.admin()
+        .hallpass(["audit", "verify", "--home", &home])
+        .ok();
+}
+
 /// The order of P-256 less the number, with which the signature verifies as well.
 fn negate(number: &mut [u8]) {
     const ORDER: [u8; 32] = [

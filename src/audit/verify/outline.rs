@@ -245,6 +245,7 @@ mod tests {
             format!(r#"{{"kind":"session-begun","user":"eve","account":{{"provider":"p","subject":"s"}},"public_key":"k","groups":[],"mfa":{{"verified":true,"attested":false,"time":{time}}},"on_device":true,"workload":{{"a":"b"}},"token":{{"sha256":"0","expires":{time}}},"expires":{time},"source":"::1"}}"#),
             format!(r#"{{"kind":"session-touched","touched":"SHA256:z","counter":7,"mfa":{{"verified":true,"attested":false,"time":{time}}},"by":{by}}}"#),
             format!(r#"{{"kind":"session-ended","user":"eve","fingerprint":"SHA256:z","by":{by}}}"#),
+            r#"{"kind":"session-ended","user":"eve","fingerprint":"SHA256:z","by":null}"#.to_owned(),
             format!(r#"{{"kind":"approval-given","entry":5,"requester":"eve","request":{request},"expires":{time},"decision":{decision},"by":{by}}}"#),
             format!(r#"{{"kind":"certificate-issued","by":{by},"request":{request},"decision":{decision},"certificate":{certificate}}}"#),
             format!(r#"{{"kind":"host-certificate-issued","by":{by},"names":["db.example"],"decision":{decision},"certificate":{certificate}}}"#),

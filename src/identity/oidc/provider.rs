@@ -366,6 +366,15 @@ impl Provider {
         Ok(groups)
     }
 
+    /// Whether it may put somebody into all of these groups.
+    pub fn may_say(&self, groups: &[GroupName]) -> bool {
+        let known = |group| self.group_names.values().any(|name| name == group);
+        match &self.groups_claim {
+            None => groups.is_empty(),
+            Some(_) => self.group_names.is_empty() || groups.iter().all(known),
+        }
+    }
+
     fn mfa(&self, claims: &Claims) -> Option<SecondFactor> {
         let among = |claim, wanted: &[String]| {
             let told = claims.texts(claim);
