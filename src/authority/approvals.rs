@@ -109,7 +109,7 @@ impl Authority {
         let decision = self.may_approve(requester, entry, &waits, now)?;
         let locked = self.directory().check_unlocked(|| {
             [
-                LockTarget::User(requester.actor.requester.clone()),
+                requester.lock(),
                 LockTarget::User(waits.requester.clone()),
                 LockTarget::Role(waits.request.role.clone()),
             ]

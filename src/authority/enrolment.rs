@@ -395,7 +395,7 @@ fn check_subject(account: &Account) -> Result<(), Refusal> {
 }
 
 /// Keeps at least one administrator.
-fn not_oneself(user: &UserName, by: &Actor) -> Result<(), Refusal> {
+pub(super) fn not_oneself(user: &UserName, by: &Actor) -> Result<(), Refusal> {
     if *user == by.requester {
         let detail = "you can't do this to yourself: leave it to another administrator";
         return Err(Refusal::Conflict(detail.to_owned()));

@@ -148,7 +148,7 @@ impl Authority {
             let name = &requester.actor.requester;
             directory.check_unlocked(|| {
                 let role = LockTarget::Role(granted.role.name.clone());
-                [role, LockTarget::User(name.clone())]
+                [role, requester.lock()]
             })?;
             let decided_on = granted.approvals();
             if decided_on > 0 {

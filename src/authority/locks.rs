@@ -1,9 +1,9 @@
-//! Locks: on a bad day, nothing more is issued for a role, a user or a host, and no request by a key is
-//! taken.
+//! Locks: on a bad day, nothing more is issued for a role, a user or a host, a user administers nothing,
+//! and no request by a key is taken.
 
 use std::net::IpAddr;
 
-use super::enrolment::Suspension;
+use super::enrolment::{Suspension, not_oneself};
 use super::{Authority, Refusal, now};
 use crate::audit::{Event, With};
 use crate::identity::{Locked, SignedRequest};
@@ -32,8 +32,8 @@ impl Authority {
     /// the log after the lock is not for it.
     ///
     /// # Errors
-    /// When the requester may not, there is no such thing, it is locked already, or it is the key that
-    /// signed the request.
+    /// When the requester may not, there is no such thing, it is locked already, or it is the requester
+    /// or the key that signed the request.
     pub async fn lock(
         &self,
         request: &SignedRequest,
@@ -51,6 +51,9 @@ impl Authority {
                         let detail = "this key signs your requests: sign this one with another key of \
                                       yours, or leave it to another administrator";
                         return Err(Refusal::Conflict(detail.to_owned()));
+                    }
+                    if let LockTarget::User(user) = &target {
+                        not_oneself(user, &by)?;
                     }
                     let locked = self.directory().check_unlocked(|| [target.clone()]);
                     locked.map_err(|locked| Refusal::Conflict(locked.to_string()))?;

@@ -291,16 +291,23 @@ impl Authority {
     }
 
     /// Takes a place in the log for what a requester was granted. From the moment that somebody
-    /// disables them or removes their key, there is none: what was issued stands in the log before
-    /// that, and nothing after it.
+    /// disables or locks them or removes their key, there is none: what was issued stands in the log
+    /// before that, and nothing after it.
     async fn reserve(
         &self,
         request: &SignedRequest,
         requester: &Requester,
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
-        match self.accepted(requester, now, |_, _| self.log.reserve(now)) {
-            Ok(slot) => Ok(slot?),
+        let reserved = self.accepted(requester, now, |directory, _| {
+            directory.check_unlocked(|| [requester.lock()])?;
+            Ok::<_, Refusal>(self.log.reserve(now)?)
+        });
+        match reserved {
+            Ok(Ok(slot)) => Ok(slot),
+            Ok(Err(refusal)) => Err(self
+                .refuse(requester, request, None, None, refusal, now)
+                .await),
             Err(refusal) => {
                 let source = requester.actor.source;
                 Err(self.unidentified(request, source, refusal, now).await?)
@@ -443,7 +450,7 @@ impl Authority {
         Ok(made)
     }
 
-    /// Has policy decide on an administrative act.
+    /// Has policy decide on an administrative act, which is nobody's who is locked.
     async fn permit(
         &self,
         requester: &Requester,
@@ -457,16 +464,20 @@ impl Authority {
         let verdict = engine.decide_admin(&requester.actor.requester, action, &circumstances);
         let mut decision = decision(&policy, &verdict, circumstances);
         decision.action = Some(action.as_str().to_owned());
-        if verdict.allowed {
-            return Ok(decision);
-        }
-        let refusal = Refusal::denied(&verdict, || {
-            format!(
-                "no policy permits {} to {}",
-                requester.actor.requester,
-                action.as_str()
-            )
-        });
+        let refusal = if verdict.allowed {
+            match self.directory().check_unlocked(|| [requester.lock()]) {
+                Ok(()) => return Ok(decision),
+                Err(locked) => locked.into(),
+            }
+        } else {
+            Refusal::denied(&verdict, || {
+                format!(
+                    "no policy permits {} to {}",
+                    requester.actor.requester,
+                    action.as_str()
+                )
+            })
+        };
         Err(self
             .refuse(requester, request, None, Some(decision), refusal, now)
             .await)

@@ -59,7 +59,10 @@ impl Authority {
     /// Whether a requester who was identified may still read the log.
     fn may_still_read(&self, requester: &Requester) -> bool {
         let now = now();
-        let permitted = self.accepted(requester, now, |_, accepted| {
+        let permitted = self.accepted(requester, now, |directory, accepted| {
+            if directory.check_unlocked(|| [requester.lock()]).is_err() {
+                return false;
+            }
             let circumstances = Circumstances {
                 groups: accepted.groups(),
                 ..self.circumstances(requester, now)

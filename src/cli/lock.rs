@@ -8,8 +8,8 @@ use crate::model::{LockSummary, LockTarget, NewLock, Reason};
 
 /// On a bad day: issue nothing more for a role, a user or a host, at once
 ///
-/// No request by a key that is locked is taken at all. Certificates that were issued before stay good
-/// until they end.
+/// A user who is locked administers and approves nothing, and no request by a key that is locked is
+/// taken at all. Certificates that were issued before stay good until they end.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -51,7 +51,9 @@ use ssh_key::public::KeyData;
 use ssh_key::{Fingerprint, HashAlg};
 
 use crate::audit::{Actor, Counter, HostActor, HostProfile};
-use crate::model::{Circumstances, GroupName, LocalTime, SecondFactor, Timestamp, UserName};
+use crate::model::{
+    Circumstances, GroupName, LocalTime, LockTarget, SecondFactor, Timestamp, UserName,
+};
 
 /// The method of those whose key is enrolled. No provider is called so.
 pub const SSH_KEY: &str = "ssh-key";
@@ -76,6 +78,11 @@ pub struct Requester {
 }
 
 impl Requester {
+    /// What is locked when they are.
+    pub fn lock(&self) -> LockTarget {
+        LockTarget::User(self.actor.requester.clone())
+    }
+
     /// What policy is told of them at some moment, which is `time` where the CA is.
     pub fn circumstances(&self, now: Timestamp, time: LocalTime) -> Circumstances {
         Circumstances {

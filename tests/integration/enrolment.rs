@@ -146,6 +146,94 @@ fn two_administrators_who_disable_each_other_leave_one() {
 }
 
 #[test]
+fn a_locked_administrator_administers_nothing() {
+    let ca = Ca::start();
+    let (alice, bob) = (ca.admin(), ca.enrol("bob", &["administrators"]));
+    let carol = ca.enrol("carol", &["on-call"]);
+    // Or nobody might be left who unlocks.
+    alice
+        .hallpass(["lock", "user/alice", "--reason", "x"])
+        .fails_with(65, "leave it to another administrator");
+    let lock = ["lock", "user/alice", "--reason", "laptop stolen"];
+    bob.hallpass(lock).ok();
+    let before = ca.home.log().len();
+    for line in [
+        "user list",
+        "user add mallory --ssh-key key.pub --group administrators",
+        "user disable bob",
+        "session list --all",
+        "host-cert ssh key.pub --name app-1",
+        "host invite app-1 --ssh",
+        "key list",
+        "key rotate ssh-user",
+        "audit list",
+        "audit archive --before 2199-01-01T00:00:00Z",
+        "policy reload",
+        "lock user/bob --reason x",
+        "unlock user/alice",
+    ] {
+        let ran = alice.hallpass(line.split(' '));
+        ran.fails_with(77, "user/alice is locked since ");
+        ran.fails_with(77, "by bob: laptop stolen");
+    }
+    for entry in &ca.home.log()[before..] {
+        assert_eq!(entry["event"]["refused"]["code"], "locked", "{entry}");
+    }
+    assert!(alice.hallpass(["whoami"]).ok().contains("alice"));
+
+    // Without bob, whoever owns the CA's machine lets carol do it.
+    let carols = "permit (principal == User::\"carol\", action == Action::\"lock\", \
+                  resource == Authority::\"hallpass\");";
+    std::fs::write(ca.home.policy("recovery.cedar"), carols).unwrap();
+    let address = ca.address().to_owned();
+    let ca = Ca::at(ca.stop(), &address);
+    alice.hallpass(["user", "list"]).fails_with(77, "is locked");
+    carol.hallpass(["unlock", "user/alice"]).ok();
+    alice.hallpass(["user", "list"]).ok();
+    drop(ca);
+}
+
+#[test]
+fn nothing_is_done_by_an_administrator_after_the_entry_that_locks_them() {
+    let ca = Ca::start();
+    let (alice, bob) = (ca.admin(), ca.enrol("bob", &["administrators"]));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let ask = json!({"subject": public_key(&alice), "names": ["app-1"]});
+                    let request = alice.asks(&ca, "POST", "/v1/host-certificates/ssh");
+                    request.json(&ask).send();
+                }
+            });
+        }
+        for _ in 0..10 {
+            let ask = json!({"target": "user/alice", "reason": "x"});
+            let lock = bob.asks(&ca, "POST", "/v1/locks").json(&ask);
+            assert_eq!(lock.send().status, 200);
+            let unlock = bob.asks(&ca, "DELETE", "/v1/locks/user/alice");
+            assert_eq!(unlock.send().status, 204);
+            std::thread::sleep(Duration::from_millis(40));
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let (mut locked, mut issued) = (false, 0);
+    for entry in ca.home.log() {
+        match entry["event"]["kind"].as_str().unwrap() {
+            "locked" => locked = true,
+            "unlocked" => locked = false,
+            "host-certificate-issued" => {
+                assert!(!locked, "issued to a locked administrator: {entry}");
+                issued += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(issued > 10, "{issued} certificates");
+}
+
+#[test]
 fn of_two_enrolments_of_one_name_or_key_at_once_one_is_made() {
     let ca = Ca::start();
     let admin = ca.admin();

@@ -279,6 +279,19 @@ fn a_disabled_auditors_stream_ends() {
 }
 
 #[test]
+fn a_locked_auditors_stream_ends() {
+    let ca = Ca::start();
+    let audrey = ca.enrol("audrey", &["auditors"]);
+    let mut tail = Follower::start(&audrey, &["--json"]);
+    wait_until("the last entries", || !tail.out().is_empty());
+    let lock = ["lock", "user/audrey", "--reason", "x"];
+    ca.admin().hallpass(lock).ok();
+    assert_eq!(tail.wait(), Some(77));
+    let said = tail.err();
+    assert!(said.contains("user/audrey is locked since "), "{said}");
+}
+
+#[test]
 fn a_server_that_stops_waits_for_no_stream() {
     let ca = Ca::start();
     let admin = ca.admin();
