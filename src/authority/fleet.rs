@@ -53,6 +53,9 @@ impl Authority {
                 }
                 let expires = now.plus(std::time::Duration::from_secs(life));
                 let profile = profile(ask)?;
+                if profile.database {
+                    self.check_not_own(&profile.names)?;
+                }
                 let token = self.token()?;
                 let invited = Invited {
                     host: profile.host.clone(),
@@ -234,6 +237,8 @@ impl Authority {
         if !host.profile.database {
             return Err(not_invited_for(&host.profile, "--postgres"));
         }
+        // It may have been invited before the CA was called so.
+        self.check_not_own(&host.profile.names)?;
         let ask: HostSubject = self.parse(request)?;
         let subject = CsrSubject::from_pem(&ask.subject)
             .map_err(|error| Refusal::illegal(format!("subject: {error}")))?;

@@ -101,6 +101,7 @@ impl Authority {
             let key = CsrSubject::from_pem(&ask.subject)
                 .map_err(|error| Refusal::illegal(format!("subject: {error}")))?;
             let (names, ttl) = bounds(ask.names, ask.ttl)?;
+            self.check_not_own(&names)?;
             Ok((key, names, ttl))
         });
         let (subject, names, ttl) = match subject {
@@ -140,12 +141,9 @@ impl Authority {
     ///
     /// # Errors
     /// When it can't be made or logged.
-    pub async fn certify_itself(
-        &self,
-        names: Vec<HostName>,
-        ttl: HostTtl,
-    ) -> Result<ServerCertificate, Refusal> {
+    pub async fn certify_itself(&self, ttl: HostTtl) -> Result<ServerCertificate, Refusal> {
         let now = now();
+        let names = self.names.clone();
         let validity = Validity::host(now, ttl);
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
             .map_err(crate::certificate::CertificateError::from)?;
@@ -182,6 +180,20 @@ impl Authority {
             key,
             valid_before: validity.before,
         })
+    }
+
+    /// Checks that no other TLS server is to be certified under the CA's own names: whoever goes by
+    /// them is believed as the CA.
+    pub(super) fn check_not_own(&self, names: &[HostName]) -> Result<(), Refusal> {
+        let is_own = |name: &&HostName| self.names.iter().any(|own| own.is_same(name));
+        match names.iter().find(is_own) {
+            None => Ok(()),
+            Some(name) => Err(Refusal::Conflict(format!(
+                "{name} is the CA's own name, and a TLS server with a certificate for it could pose \
+                 as the CA: give the server a name of its own, or take this one out of the CA's \
+                 `names`"
+            ))),
+        }
     }
 
     async fn release_host(

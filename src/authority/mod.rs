@@ -65,7 +65,9 @@ use crate::identity::{
     ReplayGuard, Requester, SignedRequest, Unidentified, Verifier, Workloads,
 };
 use crate::keys::KeyStore;
-use crate::model::{Circumstances, EntryIndex, SignedTrust, Timestamp, TrustBundle, Written};
+use crate::model::{
+    Circumstances, EntryIndex, HostName, SignedTrust, Timestamp, TrustBundle, Written,
+};
 use crate::policy::{AdminAction, PolicySet, Verdict};
 use crate::witness::Witnesses;
 use in_force::Keys;
@@ -82,6 +84,8 @@ pub struct Authority {
     signed: Mutex<Option<(u64, SignedTrust)>>,
     policies: Arc<Policies>,
     settings: PolicySettings,
+    /// What clients reach it by. No other TLS server is certified under these.
+    names: Vec<HostName>,
     /// Whose word counts when a FIDO2 key is enrolled.
     attestation_roots: AttestationRoots,
     /// With whom people sign in.
@@ -114,6 +118,12 @@ pub struct Authority {
 }
 
 impl Authority {
+    /// The same, which clients reach by these names.
+    pub fn with_names(mut self, names: Vec<HostName>) -> Self {
+        self.names = names;
+        self
+    }
+
     /// The same, which believes the makers of FIDO2 keys that these certificates are of.
     pub fn with_attestation_roots(mut self, roots: AttestationRoots) -> Self {
         self.attestation_roots = roots;

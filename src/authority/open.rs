@@ -127,6 +127,7 @@ impl Authority {
             signed: Mutex::default(),
             policies,
             settings,
+            names: Vec::new(),
             attestation_roots: AttestationRoots::default(),
             providers: Vec::new(),
             logins: Logins::default(),

@@ -14,9 +14,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::failure::Failure;
 use super::passphrase;
-use crate::authority::{Authority, Clock, Config, Home, LogFormat};
+use crate::authority::{Authority, Clock, Home, LogFormat};
 use crate::delivery::{Deliveries, Prepared};
-use crate::http::{self, Options, ServerTls};
+use crate::http::{self, ServerTls};
 use crate::identity::{Provider, Workloads};
 use crate::keys::{Token, TokenKeys, TokenSettings, protect_memory};
 use crate::model::HostTtl;
@@ -89,6 +89,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             .await
             .and_then(|authority| authority.with_witnesses(witnesses))
             .map_err(Failure::config)?
+            .with_names(config.names)
             .with_attestation_roots(roots)
             .with_logins(providers, workloads, config.sessions)
             .await
@@ -97,7 +98,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         let deliveries = prepared
             .start(&home, &authority.newest())
             .map_err(Failure::config)?;
-        serve(listener, authority, deliveries, config).await
+        serve(listener, authority, deliveries).await
     });
     // A look-up of a receiver's name may hang for longer than anybody waits for an end.
     runtime.shutdown_timeout(FAREWELL);
@@ -127,18 +128,14 @@ async fn serve(
     listener: TcpListener,
     authority: Authority,
     deliveries: Deliveries,
-    config: Config,
 ) -> Result<(), Failure> {
     let address = listener
         .local_addr()
         .map_err(|error| Failure::internal(error.to_string()))?;
     let authority = Arc::new(authority);
     let fingerprint = authority.fingerprint();
-    let options = Options {
-        names: config.names,
-        certificate_ttl: HostTtl::from_secs(ServerTls::TTL.as_secs())
-            .map_err(|error| Failure::internal(error.to_string()))?,
-    };
+    let certificate_ttl = HostTtl::from_secs(ServerTls::TTL.as_secs())
+        .map_err(|error| Failure::internal(error.to_string()))?;
     let ready = || {
         tracing::info!(%address, fingerprint, "listening");
         println!("listening on https://{address}\nfingerprint {fingerprint}");
@@ -157,9 +154,15 @@ async fn serve(
         };
         policies.keep_policy_fresh(hurry).await;
     });
-    http::serve(listener, Arc::clone(&authority), options, ready, stop)
-        .await
-        .map_err(Failure::config)?;
+    http::serve(
+        listener,
+        Arc::clone(&authority),
+        certificate_ttl,
+        ready,
+        stop,
+    )
+    .await
+    .map_err(Failure::config)?;
     asking.shutdown().await;
     loading.abort();
     // It holds on to the authority until it has ended.

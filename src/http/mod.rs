@@ -19,6 +19,6 @@ mod tls;
 mod witness;
 
 pub use routes::openapi;
-pub use server::{Options, serve};
+pub use server::serve;
 pub use tls::{ServerTls, TlsError};
 pub use witness::serve_witness;

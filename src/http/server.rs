@@ -25,7 +25,7 @@ use super::stalled::Stalled;
 use super::tail::Streams;
 use super::{ServerTls, TlsError, routes};
 use crate::authority::Authority;
-use crate::model::{HostName, HostTtl};
+use crate::model::HostTtl;
 
 /// Connections at a time; more wait to be accepted.
 const CONNECTIONS: usize = 1024;
@@ -44,32 +44,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long requests in flight have to finish when the server stops.
 const FAREWELL: Duration = Duration::from_secs(15);
 
-/// How to serve.
-pub struct Options {
-    /// The names on the server's certificate.
-    pub names: Vec<HostName>,
-    /// How long that certificate lives; it is renewed at half.
-    pub certificate_ttl: HostTtl,
-}
-
 /// Serves until `stop` is done, then lets the requests in flight finish. `ready` is called once
-/// connections are accepted.
+/// connections are accepted. The server's certificate lives that long, and is renewed at half.
 ///
 /// # Errors
 /// When the server's certificate can't be issued.
 pub async fn serve(
     listener: TcpListener,
     authority: Arc<Authority>,
-    options: Options,
+    certificate_ttl: HostTtl,
     ready: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), TlsError> {
-    let tls = ServerTls::new(
-        Arc::clone(&authority),
-        options.names,
-        options.certificate_ttl,
-    )
-    .await?;
+    let tls = ServerTls::new(Arc::clone(&authority), certificate_ttl).await?;
     let acceptor = TlsAcceptor::from(Arc::new(tls.config()?));
     let streams = Streams::new();
     let router = routes::router(authority, streams.clone());

@@ -11,12 +11,11 @@ use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 
 use crate::authority::{Authority, Refusal};
-use crate::model::{HostName, HostTtl, Timestamp};
+use crate::model::{HostTtl, Timestamp};
 
 /// The server's side of TLS 1.3, with a certificate that is renewed while it runs.
 pub struct ServerTls {
     authority: Arc<Authority>,
-    names: Vec<HostName>,
     ttl: HostTtl,
     current: Arc<Current>,
 }
@@ -45,16 +44,11 @@ impl ServerTls {
     ///
     /// # Errors
     /// When it can't be issued.
-    pub async fn new(
-        authority: Arc<Authority>,
-        names: Vec<HostName>,
-        ttl: HostTtl,
-    ) -> Result<Self, TlsError> {
-        let certified = issue(&authority, &names, ttl).await?;
+    pub async fn new(authority: Arc<Authority>, ttl: HostTtl) -> Result<Self, TlsError> {
+        let certified = issue(&authority, ttl).await?;
         let current = Arc::new(Current(ArcSwap::from_pointee(certified)));
         Ok(Self {
             authority,
-            names,
             ttl,
             current,
         })
@@ -92,7 +86,7 @@ impl ServerTls {
             if !other_keys && now < renew_at && now + half >= renew_at {
                 continue;
             }
-            match issue(&self.authority, &self.names, self.ttl).await {
+            match issue(&self.authority, self.ttl).await {
                 Ok(certified) => {
                     self.current.0.store(Arc::new(certified));
                     renew_at = now + half;
@@ -106,12 +100,8 @@ impl ServerTls {
     }
 }
 
-async fn issue(
-    authority: &Authority,
-    names: &[HostName],
-    ttl: HostTtl,
-) -> Result<CertifiedKey, TlsError> {
-    let issued = authority.certify_itself(names.to_vec(), ttl).await?;
+async fn issue(authority: &Authority, ttl: HostTtl) -> Result<CertifiedKey, TlsError> {
+    let issued = authority.certify_itself(ttl).await?;
     let chain = CertificateDer::pem_slice_iter(issued.chain.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| TlsError::Chain)?;

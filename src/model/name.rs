@@ -132,6 +132,12 @@ impl HostName {
     pub fn address(&self) -> Option<IpAddr> {
         self.0.parse().ok()
     }
+
+    /// Whether both mean the same, however an address is written.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let canonical = |name: &Self| name.address().map(|address| address.to_canonical());
+        self == other || canonical(self).is_some_and(|own| canonical(other) == Some(own))
+    }
 }
 
 fn legal_user(text: &str) -> bool {

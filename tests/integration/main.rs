@@ -18,6 +18,7 @@ mod export;
 mod fail_closed;
 mod faults;
 mod fido2;
+mod fleet;
 mod forged_logins;
 mod forged_tokens;
 mod hosts;

@@ -405,11 +405,11 @@ fn psql_verifies_the_server() {
     let ca = Ca::start();
     let bob = ca.enrol("bob", &["on-call"]);
     let postgres = Postgres::start(&ca);
-    // Its certificate is for 127.0.0.1, not for localhost.
+    // Its certificate is for localhost, not for 127.0.0.1.
     let arguments = PSQL.map(str::to_owned).into_iter();
     let target = [
         "-h",
-        "localhost",
+        "127.0.0.1",
         "-p",
         &postgres.port.to_string(),
         "patients",
@@ -422,7 +422,7 @@ fn psql_verifies_the_server() {
     assert!(
         refused
             .err
-            .contains("does not match host name \"localhost\""),
+            .contains("does not match host name \"127.0.0.1\""),
         "{refused:?}"
     );
 }

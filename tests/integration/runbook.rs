@@ -296,7 +296,7 @@ impl World {
             .replace("/run/new-passphrase", &format!("{folder}/new-passphrase"))
             .replace("age1...", &self.vault)
             .replace("app-1.example.org", "127.0.0.1")
-            .replace("db-1.example.org", "127.0.0.1");
+            .replace("db-1.example.org", "localhost");
         if line.starts_with("hallpass host invite ") {
             line += &format!(" --ttl {LIFE}");
         }

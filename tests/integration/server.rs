@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hallpass::authority::{self, Authority, Clock, PolicySettings};
-use hallpass::http::{Options, serve};
+use hallpass::http::serve;
 use hallpass::keys::Passphrase;
 use hallpass::model::HostTtl;
 use serde_json::json;
@@ -298,15 +298,13 @@ async fn the_servers_certificate_renews_itself_without_a_restart() {
         PolicySettings::default(),
     )
     .await
-    .unwrap();
+    .unwrap()
+    .with_names(vec!["127.0.0.1".parse().unwrap()]);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let options = Options {
-        names: vec!["127.0.0.1".parse().unwrap()],
-        certificate_ttl: HostTtl::from_secs(4).unwrap(),
-    };
-    let serving = tokio::spawn(serve(listener, Arc::new(opened), options, || {}, async {
+    let ttl = HostTtl::from_secs(4).unwrap();
+    let serving = tokio::spawn(serve(listener, Arc::new(opened), ttl, || {}, async {
         stopped.await.ok();
     }));
     let root = home.path().join("keys/x509-root-1.pem");

@@ -136,6 +136,8 @@ impl Home {
     fn serve_at(&self, address: &str) -> Command {
         let mut serve = program();
         serve
+            // `localhost` is the databases'.
+            .env("HALLPASS_NAMES", "127.0.0.1")
             .args(["serve", "--listen", address, "--home"])
             .arg(self.path())
             .arg("--passphrase-file")

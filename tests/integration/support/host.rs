@@ -33,14 +33,12 @@ impl Host {
 
     /// Has an administrator invite it.
     pub(crate) fn invited(&self, admin: &Person, more: &[&str]) -> String {
-        let mut arguments = vec![
-            "host",
-            "invite",
-            &self.name,
-            "--name",
-            "127.0.0.1",
-            "--json",
-        ];
+        // 127.0.0.1 is the CA's own name.
+        let address = match self.postgres {
+            Some(_) => "localhost",
+            None => "127.0.0.1",
+        };
+        let mut arguments = vec!["host", "invite", &self.name, "--name", address, "--json"];
         arguments.extend(self.sshd.as_ref().map(|_| "--ssh"));
         arguments.extend(self.postgres.as_ref().map(|_| "--postgres"));
         arguments.extend(more);

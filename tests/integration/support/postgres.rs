@@ -149,7 +149,7 @@ impl Postgres {
     /// Runs a statement with exactly the given files.
     pub(crate) fn psql(&self, user: &str, certificate: &Path, key: &Path, root: &Path) -> Ran {
         let at = format!(
-            "host=127.0.0.1 port={} user={user} dbname=patients sslmode=verify-full \
+            "host=localhost port={} user={user} dbname=patients sslmode=verify-full \
              sslcert={} sslkey={} sslrootcert={}",
             self.port,
             certificate.display(),
@@ -159,9 +159,9 @@ impl Postgres {
         run("psql", [&at, "-XAtqc", "SELECT name FROM records"])
     }
 
-    /// `-h 127.0.0.1 -p PORT patients`
+    /// `-h localhost -p PORT patients`
     pub(crate) fn target(&self) -> [String; 5] {
-        ["-h", "127.0.0.1", "-p", &self.port.to_string(), "patients"].map(str::to_owned)
+        ["-h", "localhost", "-p", &self.port.to_string(), "patients"].map(str::to_owned)
     }
 }
 
@@ -194,7 +194,7 @@ fn certify(folder: &Folder, admin: &Person) {
     let request = folder.join("server.csr");
     let request = request.to_str().expect("a plain path");
     admin
-        .hallpass(["host-cert", "tls", request, "--name", "127.0.0.1"])
+        .hallpass(["host-cert", "tls", request, "--name", "localhost"])
         .ok();
 }
 

@@ -1,0 +1,100 @@
+//! What the CA certifies for hosts, and when it stops.
+
+use serde_json::{Value, json};
+use ssh_key::PrivateKey;
+
+use crate::support::{Answer, Ca, P256, Person, Request, make_csr};
+
+/// The token of an invitation.
+#[track_caller]
+fn invited(ca: &Ca, admin: &Person, ask: &Value) -> Value {
+    let answer = admin.asks(ca, "POST", "/v1/hosts").json(ask).send();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()["token"].take()
+}
+
+/// Joins with the key of a host, of which the CA sees no more than that.
+fn join(ca: &Ca, key: &PrivateKey, token: &Value) -> Answer {
+    let request = Request::new(ca, key, "POST", "/v1/host/join");
+    request.json(&json!({ "token": token })).send()
+}
+
+/// A host that was invited and has joined.
+#[track_caller]
+fn joined(ca: &Ca, admin: &Person, ask: &Value) -> Person {
+    let host = Person::stranger();
+    let answer = join(ca, &host.key, &invited(ca, admin, ask));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    host
+}
+
+fn renew<'a>(ca: &'a Ca, key: &'a PrivateKey) -> Request<'a> {
+    let subject = key.public_key().to_openssh().unwrap();
+    let request = Request::new(ca, key, "POST", "/v1/host/certificates/ssh");
+    request.json(&json!({ "subject": subject }))
+}
+
+fn renew_tls(ca: &Ca, host: &Person) -> Answer {
+    let request = host.asks(ca, "POST", "/v1/host/certificates/tls");
+    request.json(&json!({ "subject": csr(host) })).send()
+}
+
+fn csr(person: &Person) -> String {
+    make_csr(&person.folder, "server", &P256, &[]);
+    std::fs::read_to_string(person.folder.join("server.csr")).unwrap()
+}
+
+/// Has an administrator ask for a host's certificate, `ssh` or `tls`.
+fn certify(ca: &Ca, admin: &Person, kind: &str, name: &str) -> Answer {
+    let subject = match kind {
+        "ssh" => admin.key.public_key().to_openssh().unwrap(),
+        _ => csr(admin),
+    };
+    let request = admin.asks(ca, "POST", &format!("/v1/host-certificates/{kind}"));
+    let ask = json!({"subject": subject, "names": ["app-99", name]});
+    request.json(&ask).send()
+}
+
+#[track_caller]
+fn refused(answer: &Answer, status: u16, words: &str) {
+    let (is, _, detail) = answer.problem();
+    assert!(is == status && detail.contains(words), "{is}: {detail}");
+}
+
+#[test]
+fn nobody_is_certified_under_the_cas_own_name() {
+    let database = json!({"host": "db-9", "names": ["db-9", "ca.example.org"], "database": true});
+    let ca = Ca::start();
+    let (admin, host) = (ca.admin(), joined(&ca, &ca.admin(), &database));
+    assert_eq!(renew_tls(&ca, &host).status, 200);
+
+    // It gets the name of a database that is there already.
+    let ca = Ca::with(ca.stop(), |serve| {
+        serve.env("HALLPASS_NAMES", "127.0.0.1,ca.example.org,2001:db8::7");
+    });
+    let issued = ca.home.entries("host-certificate-issued").len();
+    for name in [
+        "ca.example.org",
+        "127.0.0.1",
+        "::ffff:127.0.0.1",
+        "2001:db8::7",
+        "2001:DB8:0:0:0:0:0:7",
+    ] {
+        let own = format!("{name} is the CA's own name");
+        refused(&certify(&ca, &admin, "tls", name), 409, &own);
+        let ask = json!({"host": "db-1", "names": ["db-1", name], "database": true, "ssh": true});
+        let invite = admin.asks(&ca, "POST", "/v1/hosts").json(&ask);
+        refused(&invite.send(), 409, &own);
+    }
+    let own = "ca.example.org is the CA's own name";
+    refused(&renew_tls(&ca, &host), 409, own);
+    assert_eq!(ca.home.entries("host-certificate-issued").len(), issued);
+    assert_eq!(ca.home.entries("host-certificate-renewed").len(), 1);
+
+    // The machine's sshd is no CA to anybody, and others are called otherwise.
+    assert_eq!(certify(&ca, &admin, "ssh", "ca.example.org").status, 200);
+    let ask = json!({"host": "ca-1", "names": ["ca.example.org"], "ssh": true});
+    let host = joined(&ca, &admin, &ask);
+    assert_eq!(renew(&ca, &host.key).send().status, 200);
+    assert_eq!(certify(&ca, &admin, "tls", "ca2.example.org").status, 200);
+}
