@@ -2,20 +2,21 @@
 //! own, and from then on renewing their certificates and confirming what they trust.
 
 use std::net::IpAddr;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use ring::digest::{SHA256, digest};
 use ssh_key::PublicKey;
 
+use super::enrolment::Suspension;
 use super::hosts::bounds;
 use super::{Authority, Refusal, now, recorded};
 use crate::audit::{Event, HostActor, HostProfile, RecordedCertificate, Spent, With};
 use crate::certificate::{
     CsrSubject, ServerGrant, SshHostGrant, Validity, check_ssh_key, parse_public_key,
 };
-use crate::identity::{Host, KnownHost, ReplayGuard, SignedRequest, Unidentified};
+use crate::identity::{Directory, Host, KnownHost, ReplayGuard, SignedRequest, Unidentified};
 use crate::keys::random_bytes;
 use crate::model::{
     Access, CertificateAnswer, HostConfirmation, HostInvitation, HostJoin, HostName, HostState,
@@ -70,7 +71,7 @@ impl Authority {
                 };
                 Ok((invited, event))
             },
-            |_| With::default(),
+            |event| With::holding(Suspension::begin(&self.directory, event)),
         )
         .await
     }
@@ -121,7 +122,7 @@ impl Authority {
                 let removed_by = Some(by);
                 Ok(((), Event::HostRemoved { host, removed_by }))
             },
-            |_| With::default(),
+            |event| With::holding(Suspension::begin(&self.directory, event)),
         )
         .await
     }
@@ -150,7 +151,7 @@ impl Authority {
         }
         let newcomer = self.admitted(request, source, newcomer, now).await?;
         // Strangers never get here, and so hold nobody up. Of two with one token, one was first.
-        let alone = std::sync::Arc::clone(&self.changes).lock_owned().await;
+        let alone = Arc::clone(&self.changes).lock_owned().await;
         let profile = invited().ok_or(Refusal::Unidentified)?;
         let key = PublicKey::from(newcomer.key);
         check_ssh_key(key.key_data()).map_err(|error| Refusal::illegal(error.to_string()))?;
@@ -161,9 +162,11 @@ impl Authority {
             source,
         };
         let nonce = Spent::new(newcomer.nonce, ReplayGuard::expiry(newcomer.signed));
+        // The key that it had until now, where it joined before.
+        let held = (Suspension::begin(&self.directory, &event), alone);
         self.log
             .reserve(now)?
-            .commit_with(event, Some(nonce), With::holding(alone))
+            .commit_with(event, Some(nonce), With::holding(held))
             .await?;
         self.state_of(&profile)
     }
@@ -284,12 +287,18 @@ impl Authority {
         if host.confirmed == Some(ask.trust) {
             return Ok(self.log.spend(nonce).await?);
         }
+        // Or it would confirm for another that has joined in its place.
+        let slot = {
+            let directory = self.directory();
+            check_still(&directory, &host)?;
+            self.log.reserve(now)?
+        };
         let event = Event::HostConfirmed {
             host: host.profile.host,
             trust: ask.trust,
             source,
         };
-        self.log.reserve(now)?.commit(event, Some(nonce)).await?;
+        slot.commit(event, Some(nonce)).await?;
         Ok(())
     }
 
@@ -300,12 +309,19 @@ impl Authority {
     pub async fn leave_host(&self, request: &SignedRequest, source: IpAddr) -> Result<(), Refusal> {
         let now = now();
         let host = self.known_host(request, source).await?;
+        let alone = Arc::clone(&self.changes).lock_owned().await;
+        // Or it would remove another that has joined in its place.
+        check_still(&self.directory(), &host)?;
         let nonce = spent(&host);
         let event = Event::HostRemoved {
             host: host.profile.host,
             removed_by: None,
         };
-        self.log.reserve(now)?.commit(event, Some(nonce)).await?;
+        let held = (Suspension::begin(&self.directory, &event), alone);
+        self.log
+            .reserve(now)?
+            .commit_with(event, Some(nonce), With::holding(held))
+            .await?;
         Ok(())
     }
 
@@ -343,9 +359,12 @@ impl Authority {
         }
     }
 
-    /// Takes a place in the log for a host that is not locked.
+    /// Takes a place in the log for what a host is certified, which is what it was when it asked and is
+    /// not locked. From the moment that somebody removes it, or it is invited or joins anew, there is
+    /// none for what it was before.
     fn reserve_for(&self, host: &KnownHost, now: Timestamp) -> Result<crate::audit::Slot, Refusal> {
         let directory = self.directory();
+        check_still(&directory, host)?;
         directory.check_unlocked(|| [LockTarget::Host(host.profile.host.clone())])?;
         Ok(self.log.reserve(now)?)
     }
@@ -508,6 +527,19 @@ fn nowhere(name: &str) -> Refusal {
     Refusal::NotFound(format!(
         "there is no host {name:?}: `hallpass host list` shows all"
     ))
+}
+
+fn check_still(directory: &Directory, host: &KnownHost) -> Result<(), Refusal> {
+    if directory.is_still(host) {
+        return Ok(());
+    }
+    Err(Refusal::Denied {
+        code: "host-changed",
+        detail: format!(
+            "host {} was removed, invited or joined anew in this moment: ask again",
+            host.profile.host
+        ),
+    })
 }
 
 fn not_invited_for(profile: &HostProfile, option: &str) -> Refusal {

@@ -3,8 +3,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use ssh_key::PublicKey;
 
 use super::{
-    Accepted, Approvals, Approved, Hosts, Key, MAX_SKEW, Session, Sessions, Unidentified,
-    key_fingerprint,
+    Accepted, Approvals, Approved, Hosts, Key, KnownHost, MAX_SKEW, Session, Sessions,
+    Unidentified, key_fingerprint,
 };
 use crate::audit::{Asked, Entry, Event};
 use crate::model::{
@@ -322,7 +322,16 @@ impl Directory {
         issued > self.tokens_since.plus(MAX_SKEW)
     }
 
-    /// Takes nothing from the keys that `event` would take away, until [`Self::resume`].
+    /// Whether a host that was identified is what it was then.
+    pub fn is_still(&self, host: &KnownHost) -> bool {
+        let fingerprint = &host.actor.fingerprint;
+        let known = self.hosts.of_key(fingerprint);
+        let same = known.is_some_and(|known| known.profile == host.profile);
+        same && !self.suspended.contains(fingerprint)
+    }
+
+    /// Takes nothing from the keys that `event` would take away, or whose host it would change, until
+    /// [`Self::resume`].
     pub fn suspend(&mut self, event: &Event) {
         match event {
             Event::UserDisabled { user, .. } | Event::UserRemoved { user, .. } => {
@@ -344,7 +353,12 @@ impl Directory {
                 self.suspended.insert(fingerprint.clone());
             }
             Event::Locked { target, .. } => self.closing = Some(target.clone()),
-            _ => {}
+            event => {
+                let host = event.host().and_then(|host| self.hosts.find(host));
+                let joined = host.and_then(|host| host.joined.as_ref());
+                let key = joined.map(|joined| joined.fingerprint.clone());
+                self.suspended.extend(key);
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use ssh_key::PublicKey;
 
@@ -10,6 +10,8 @@ use crate::model::{HostName, Timestamp};
 #[derive(Clone, Debug, Default)]
 pub struct Hosts {
     hosts: BTreeMap<HostName, Host>,
+    /// Which host a key's requests are of, by its fingerprint.
+    keys: HashMap<String, HostName>,
 }
 
 /// A host that was invited, and perhaps has joined.
@@ -61,9 +63,15 @@ impl Hosts {
                     self.hosts.get_mut(host),
                     PublicKey::from_openssh(public_key),
                 ) {
+                    if let Some(before) = &host.joined {
+                        self.keys.remove(&before.fingerprint);
+                    }
+                    let fingerprint = key_fingerprint(key.key_data());
+                    let name = host.profile.host.clone();
+                    self.keys.insert(fingerprint.clone(), name);
                     host.invitation = None;
                     host.joined = Some(Joined {
-                        fingerprint: key_fingerprint(key.key_data()),
+                        fingerprint,
                         since: entry.time,
                         confirmed: None,
                     });
@@ -79,7 +87,10 @@ impl Hosts {
                 }
             }
             Event::HostRemoved { host, .. } => {
-                self.hosts.remove(host);
+                let removed = self.hosts.remove(host);
+                if let Some(joined) = removed.and_then(|host| host.joined) {
+                    self.keys.remove(&joined.fingerprint);
+                }
             }
             _ => {}
         }
@@ -87,10 +98,7 @@ impl Hosts {
 
     /// The host whose requests a key signs.
     pub fn of_key(&self, fingerprint: &str) -> Option<&Host> {
-        self.hosts.values().find(|host| {
-            let joined = host.joined.as_ref();
-            joined.is_some_and(|joined| joined.fingerprint == fingerprint)
-        })
+        self.hosts.get(self.keys.get(fingerprint)?)
     }
 
     /// The host that a token invites at that time, given the token's SHA-256 in hexadecimal.

@@ -1,7 +1,11 @@
 //! What the CA certifies for hosts, and when it stops.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use ssh_key::PrivateKey;
+use ssh_key::{HashAlg, PrivateKey};
 
 use crate::support::{Answer, Ca, P256, Person, Request, make_csr};
 
@@ -97,4 +101,63 @@ fn nobody_is_certified_under_the_cas_own_name() {
     let host = joined(&ca, &admin, &ask);
     assert_eq!(renew(&ca, &host.key).send().status, 200);
     assert_eq!(certify(&ca, &admin, "tls", "ca2.example.org").status, 200);
+}
+
+#[test]
+fn nothing_is_certified_for_a_host_after_the_entry_that_ends_its_key() {
+    let ca = Ca::start();
+    let admin = ca.admin();
+    let wide = json!({"host": "app-1", "names": ["app-1", "app-2"], "ssh": true});
+    let narrow = json!({"host": "app-1", "ssh": true});
+    let keys: Vec<PrivateKey> = (0..12).map(|_| Person::stranger().key).collect();
+    let current = Mutex::new(keys[0].clone());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let key = current.lock().unwrap().clone();
+                    renew(&ca, &key).send();
+                }
+            });
+        }
+        for (round, key) in keys.iter().enumerate() {
+            assert_eq!(join(&ca, key, &invited(&ca, &admin, &wide)).status, 200);
+            *current.lock().unwrap() = key.clone();
+            std::thread::sleep(Duration::from_millis(60));
+            let token = invited(&ca, &admin, &narrow);
+            std::thread::sleep(Duration::from_millis(60));
+            let ended = match round % 3 {
+                // By the next round's key, that is.
+                0 => continue,
+                1 => admin.asks(&ca, "DELETE", "/v1/hosts/app-1"),
+                _ => Request::new(&ca, key, "DELETE", "/v1/host"),
+            };
+            assert_eq!(ended.send().status, 204);
+            // Its token went with it.
+            assert_eq!(join(&ca, key, &token).status, 401);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let (mut names, mut key, mut renewed) = (Value::Null, None, 0);
+    for entry in ca.home.log() {
+        let event = &entry["event"];
+        match event["kind"].as_str().unwrap() {
+            "host-invited" => names = event["profile"]["names"].clone(),
+            "host-joined" => {
+                let line = event["public_key"].as_str().unwrap();
+                let joined: ssh_key::PublicKey = line.parse().unwrap();
+                key = Some(joined.fingerprint(HashAlg::Sha256).to_string());
+            }
+            "host-removed" => key = None,
+            "host-certificate-renewed" => {
+                let by = event["by"]["fingerprint"].as_str();
+                assert_eq!(key.as_deref(), by, "by a key that is no host's: {entry}");
+                assert_eq!(event["names"], names, "for names of before: {entry}");
+                renewed += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(renewed > 20, "{renewed} certificates");
 }
