@@ -366,6 +366,8 @@ impl Authority {
         let directory = self.directory();
         check_still(&directory, host)?;
         directory.check_unlocked(|| [LockTarget::Host(host.profile.host.clone())])?;
+        // Another host's, too, may be among them.
+        directory.check_names_unlocked(&host.profile.names)?;
         Ok(self.log.reserve(now)?)
     }
 

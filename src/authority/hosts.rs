@@ -58,7 +58,9 @@ impl Authority {
             }
         };
         let validity = Validity::host(now, ttl);
-        let slot = self.reserve(request, &requester, now).await?;
+        let slot = self
+            .reserve_for_names(request, &requester, &names, now)
+            .await?;
         let grant = SshHostGrant {
             subject: subject.key_data(),
             serial: slot.serial(),
@@ -113,7 +115,9 @@ impl Authority {
             }
         };
         let validity = Validity::host(now, ttl);
-        let slot = self.reserve(request, &requester, now).await?;
+        let slot = self
+            .reserve_for_names(request, &requester, &names, now)
+            .await?;
         let serial = slot.serial();
         let grant = ServerGrant {
             subject: &subject,
@@ -185,7 +189,10 @@ impl Authority {
     /// Checks that no other TLS server is to be certified under the CA's own names: whoever goes by
     /// them is believed as the CA.
     pub(super) fn check_not_own(&self, names: &[HostName]) -> Result<(), Refusal> {
-        let is_own = |name: &&HostName| self.names.iter().any(|own| own.is_same(name));
+        let is_own = |name: &&HostName| {
+            let name = name.canonical();
+            self.names.iter().any(|own| own.canonical() == name)
+        };
         match names.iter().find(is_own) {
             None => Ok(()),
             Some(name) => Err(Refusal::Conflict(format!(

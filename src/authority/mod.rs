@@ -309,8 +309,20 @@ impl Authority {
         requester: &Requester,
         now: Timestamp,
     ) -> Result<Slot, Refusal> {
+        self.reserve_for_names(request, requester, &[], now).await
+    }
+
+    /// The same for what is certified under names of hosts, none of which is locked.
+    async fn reserve_for_names(
+        &self,
+        request: &SignedRequest,
+        requester: &Requester,
+        names: &[HostName],
+        now: Timestamp,
+    ) -> Result<Slot, Refusal> {
         let reserved = self.accepted(requester, now, |directory, _| {
             directory.check_unlocked(|| [requester.lock()])?;
+            directory.check_names_unlocked(names)?;
             Ok::<_, Refusal>(self.log.reserve(now)?)
         });
         match reserved {

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use ssh_key::PublicKey;
 
@@ -8,8 +8,8 @@ use super::{
 };
 use crate::audit::{Asked, Entry, Event};
 use crate::model::{
-    Account, Attestation, EntryIndex, GroupName, LONGEST_APPROVAL, LockSummary, LockTarget,
-    Timestamp, UserName, UserSummary,
+    Account, Attestation, EntryIndex, GroupName, HostName, LONGEST_APPROVAL, LockSummary,
+    LockTarget, Timestamp, UserName, UserSummary,
 };
 
 /// Who is enrolled, who has signed in and which hosts have joined, rebuilt from the audit log's
@@ -35,6 +35,9 @@ pub struct Directory {
     tokens_since: Timestamp,
     hosts: Hosts,
     locks: BTreeMap<LockTarget, LockSummary>,
+    /// Which locked hosts a name is of: those that they had when they were locked and were given since,
+    /// or who may invite and remove them would take their names out of the lock.
+    locked_names: HashMap<HostName, BTreeSet<HostName>>,
     /// What nothing is issued for while it is decided whether it is locked.
     closing: Option<LockTarget>,
 }
@@ -170,6 +173,18 @@ impl Directory {
                     && let Some(key) = self.key(fingerprint)
                 {
                     (key.locked, key.since) = (None, entry.index);
+                }
+                if let LockTarget::Host(host) = target {
+                    self.locked_names.retain(|_, hosts| {
+                        hosts.remove(host);
+                        !hosts.is_empty()
+                    });
+                }
+            }
+            Event::HostInvited { profile, .. } => {
+                let host = LockTarget::Host(profile.host.clone());
+                if self.locks.contains_key(&host) {
+                    self.lock_names(&profile.host);
                 }
             }
             Event::KeyRemoved {
@@ -403,6 +418,30 @@ impl Directory {
         Ok(())
     }
 
+    /// Checks that no name is a locked host's.
+    ///
+    /// # Errors
+    /// Says which is, and why.
+    pub fn check_names_unlocked(&self, names: &[HostName]) -> Result<(), Locked> {
+        let closing = match &self.closing {
+            Some(LockTarget::Host(host)) => self.names_of(host),
+            _ if self.locked_names.is_empty() => return Ok(()),
+            _ => BTreeSet::new(),
+        };
+        for name in names.iter().map(HostName::canonical) {
+            let hosts = self.locked_names.get(&name);
+            let host = hosts.and_then(BTreeSet::first).cloned();
+            let lock = host.and_then(|host| self.locks.get(&LockTarget::Host(host)));
+            if let Some(lock) = lock.cloned() {
+                return Err(Locked::Name { name, lock });
+            }
+            if closing.contains(&name) {
+                return Err(Locked::Closing);
+            }
+        }
+        Ok(())
+    }
+
     /// The hosts.
     pub fn hosts(&self) -> &Hosts {
         &self.hosts
@@ -464,7 +503,24 @@ impl Directory {
             key.locked = Some(lock.clone());
             self.forget_approvals_by(fingerprint);
         }
+        if let LockTarget::Host(host) = &lock.target {
+            self.lock_names(host);
+        }
         self.locks.insert(lock.target.clone(), lock);
+    }
+
+    fn lock_names(&mut self, host: &HostName) {
+        for name in self.names_of(host) {
+            let hosts = self.locked_names.entry(name).or_default();
+            hosts.insert(host.clone());
+        }
+    }
+
+    /// What a host is called, by us and by those who reach it.
+    fn names_of(&self, host: &HostName) -> BTreeSet<HostName> {
+        let found = self.hosts.find(host);
+        let names = found.into_iter().flat_map(|host| &host.profile.names);
+        names.chain([host]).map(HostName::canonical).collect()
     }
 
     /// Keeps nothing of a user, their keys and their sessions, but which accounts were theirs.
@@ -564,6 +620,18 @@ pub enum Locked {
     /// It is locked.
     #[error("{0}; an administrator unlocks it with `hallpass unlock {target}`", target = .0.target)]
     Since(LockSummary),
+    /// It is a name of a host that is locked.
+    #[error(
+        "{name} is a name of a locked host: {lock}; an administrator unlocks it with `hallpass unlock \
+         {target}`",
+        target = .lock.target
+    )]
+    Name {
+        /// The name.
+        name: HostName,
+        /// Its host's lock.
+        lock: LockSummary,
+    },
     /// It is about to be.
     #[error("it is being locked right now: ask again in a moment")]
     Closing,

@@ -13,7 +13,7 @@ pub enum LockTarget {
     Role(RoleName),
     /// A user, for every role.
     User(UserName),
-    /// A host's own certificates.
+    /// A host, for every name of it.
     Host(HostName),
     /// A user's key, by its fingerprint as OpenSSH prints it.
     Key(String),

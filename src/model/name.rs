@@ -133,10 +133,12 @@ impl HostName {
         self.0.parse().ok()
     }
 
-    /// Whether both mean the same, however an address is written.
-    pub fn is_same(&self, other: &Self) -> bool {
-        let canonical = |name: &Self| name.address().map(|address| address.to_canonical());
-        self == other || canonical(self).is_some_and(|own| canonical(other) == Some(own))
+    /// The same, in the one way in which an address can be written of several.
+    pub fn canonical(&self) -> Self {
+        match self.address() {
+            Some(address) => Self(address.to_canonical().to_string()),
+            None => self.clone(),
+        }
     }
 }
 

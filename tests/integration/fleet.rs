@@ -161,3 +161,88 @@ fn nothing_is_certified_for_a_host_after_the_entry_that_ends_its_key() {
     }
     assert!(renewed > 20, "{renewed} certificates");
 }
+
+#[test]
+fn nothing_is_certified_under_a_locked_hosts_names() {
+    let ca = Ca::start();
+    let admin = ca.admin();
+    let names = json!(["app-9.example.org", "10.0.0.9"]);
+    let ask = json!({"host": "app-9", "names": names, "ssh": true, "database": true});
+    let host = joined(&ca, &admin, &ask);
+    let other = json!({"host": "app-10", "names": ["app-10", "10.0.0.9"], "ssh": true});
+    let other = joined(&ca, &admin, &other);
+    assert_eq!(renew(&ca, &other.key).send().status, 200);
+    let lock = ["lock", "host/app-9", "--reason", "under investigation"];
+    admin.hallpass(lock).ok();
+    let words = "host/app-9 is locked since ";
+    let shut = |ca: &Ca| {
+        for name in ["app-9", "app-9.example.org", "10.0.0.9"] {
+            for kind in ["ssh", "tls"] {
+                refused(&certify(ca, &admin, kind, name), 403, words);
+            }
+        }
+        refused(&renew(ca, &other.key).send(), 403, words);
+    };
+    shut(&ca);
+    refused(&renew(&ca, &host.key).send(), 403, words);
+    refused(&renew_tls(&ca, &host), 403, words);
+    let logged = ca.home.newest("request-refused");
+    assert_eq!(logged["refused"]["code"], "locked");
+    assert_eq!(certify(&ca, &admin, "tls", "app-12").status, 200);
+
+    // Neither another invitation nor its removal opens them, nor a restart.
+    let narrow = json!({"host": "app-9", "ssh": true});
+    let token = invited(&ca, &admin, &narrow);
+    shut(&ca);
+    let again = Person::stranger();
+    assert_eq!(join(&ca, &again.key, &token).status, 200);
+    refused(&renew(&ca, &again.key).send(), 403, words);
+    admin.hallpass(["host", "remove", "app-9"]).ok();
+    shut(&ca);
+    let address = ca.address().to_owned();
+    let ca = Ca::at(ca.stop(), &address);
+    shut(&ca);
+    admin.hallpass(["unlock", "host/app-9"]).ok();
+    assert_eq!(certify(&ca, &admin, "tls", "10.0.0.9").status, 200);
+    assert_eq!(renew(&ca, &other.key).send().status, 200);
+}
+
+#[test]
+fn nothing_is_certified_under_a_name_after_the_entry_that_locks_its_host() {
+    let ca = Ca::start();
+    let admin = ca.admin();
+    let ask = json!({"host": "app-9", "names": ["10.0.0.9"], "ssh": true});
+    joined(&ca, &admin, &ask);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    certify(&ca, &admin, "ssh", "10.0.0.9");
+                }
+            });
+        }
+        for _ in 0..10 {
+            let ask = json!({"target": "host/app-9", "reason": "x"});
+            let lock = admin.asks(&ca, "POST", "/v1/locks").json(&ask);
+            assert_eq!(lock.send().status, 200);
+            let unlock = admin.asks(&ca, "DELETE", "/v1/locks/host/app-9");
+            assert_eq!(unlock.send().status, 204);
+            std::thread::sleep(Duration::from_millis(40));
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let (mut locked, mut issued) = (false, 0);
+    for entry in ca.home.log() {
+        match entry["event"]["kind"].as_str().unwrap() {
+            "locked" => locked = true,
+            "unlocked" => locked = false,
+            "host-certificate-issued" => {
+                assert!(!locked, "issued under a locked host's name: {entry}");
+                issued += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(issued > 10, "{issued} certificates");
+}
