@@ -141,7 +141,7 @@ impl Authority {
         let invited = || {
             let token = self.parse::<HostJoin>(request).ok()?.token;
             let directory = self.directory();
-            let host = directory.hosts().invited(&hash(&token), now);
+            let host = directory.invited(&hash(&token), now);
             host.map(|host| host.profile.clone())
         };
         let newcomer = self.stranger(request, source, now).await?;
@@ -503,7 +503,7 @@ fn summary(host: &Host, trust: u64, now: Timestamp) -> HostSummary {
         database: profile.database,
         invited_until: invitation
             .as_ref()
-            .map(|(_, until)| *until)
+            .map(|invitation| invitation.expires)
             .filter(|until| *until > now),
         joined: joined.as_ref().map(|joined| joined.since),
         confirmed,

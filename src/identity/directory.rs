@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use ssh_key::PublicKey;
 
 use super::{
-    Accepted, Approvals, Approved, Hosts, Key, KnownHost, MAX_SKEW, Session, Sessions,
+    Accepted, Approvals, Approved, Host, Hosts, Key, KnownHost, MAX_SKEW, Session, Sessions,
     Unidentified, key_fingerprint,
 };
 use crate::audit::{Asked, Entry, Event};
@@ -82,7 +82,7 @@ impl Directory {
             }
             Event::UserDisabled { user, .. } => {
                 self.set_enabled(user, false);
-                self.approvals.forget(user);
+                self.forget_given(user);
                 self.sessions.end_those(|session| session.user == *user);
             }
             Event::UserLinked { user, account, .. } => {
@@ -97,7 +97,7 @@ impl Directory {
                 if let Some(user) = self.users.get_mut(user) {
                     user.accounts.retain(|own| own != account);
                 }
-                self.approvals.forget(user);
+                self.forget_given(user);
                 self.bar(account, user);
             }
             Event::SessionBegun(session) => self.sessions.begin(session, entry.time),
@@ -112,7 +112,7 @@ impl Directory {
                 self.sessions.end(fingerprint);
                 // Somebody else may have had the key; who signs out has approved what they have.
                 if by.as_ref().is_none_or(|by| by.requester != *user) {
-                    self.forget_approvals_by(fingerprint);
+                    self.distrust(fingerprint);
                 }
             }
             Event::ApprovalGiven {
@@ -130,11 +130,12 @@ impl Directory {
                 };
                 self.approvals.give(requester, approved, entry.time);
             }
-            // Of what came after the backup nothing is known, an end of a session least of all; and what
-            // a clock said that was ahead is worth nothing.
+            // Of what came after the backup nothing is known, an end of a session or of an invitation
+            // least of all; and what a clock said that was ahead is worth nothing.
             Event::LogRestored { .. } | Event::ClockCorrected { .. } => {
                 self.sessions.end_those(|_| true);
                 self.approvals.forget_those(|_, _| true);
+                self.hosts.withdraw(|_| true);
                 self.tokens_since = entry.time;
             }
             // What came before, sessions among it, may be in the file.
@@ -191,7 +192,7 @@ impl Directory {
                 user, fingerprint, ..
             } => {
                 self.owners.remove(fingerprint);
-                self.forget_approvals_by(fingerprint);
+                self.distrust(fingerprint);
                 self.locks.remove(&LockTarget::Key(fingerprint.clone()));
                 if let Some(user) = self.users.get_mut(user) {
                     user.keys.remove(fingerprint);
@@ -335,6 +336,14 @@ impl Directory {
     /// Whether a token that was issued then can still be told from one that was used.
     pub fn remembers_tokens_of(&self, issued: Timestamp) -> bool {
         issued > self.tokens_since.plus(MAX_SKEW)
+    }
+
+    /// The host that a token invites, given its SHA-256 in hexadecimal, so that it counts now: whoever
+    /// invited it is not locked.
+    pub fn invited(&self, token_sha256: &str, now: Timestamp) -> Option<&Host> {
+        let (host, invitation) = self.hosts.invited(token_sha256, now)?;
+        let by = || [LockTarget::User(invitation.by.clone())];
+        self.check_unlocked(by).is_ok().then_some(host)
     }
 
     /// Whether a host that was identified is what it was then.
@@ -501,7 +510,7 @@ impl Directory {
                 return;
             };
             key.locked = Some(lock.clone());
-            self.forget_approvals_by(fingerprint);
+            self.distrust(fingerprint);
         }
         if let LockTarget::Host(host) = &lock.target {
             self.lock_names(host);
@@ -526,7 +535,7 @@ impl Directory {
     /// Keeps nothing of a user, their keys and their sessions, but which accounts were theirs.
     fn forget(&mut self, user: &UserName) {
         self.owners.retain(|_, owner| owner != user);
-        self.approvals.forget(user);
+        self.forget_given(user);
         self.sessions.end_those(|session| session.user == *user);
         let Some(removed) = self.users.remove(user) else {
             return;
@@ -539,10 +548,18 @@ impl Directory {
         }
     }
 
-    /// A key is somebody else's, or may be: what it approved counts no more.
-    fn forget_approvals_by(&mut self, fingerprint: &str) {
+    /// What somebody approved and whom they invited counts no more, nor what was approved for them.
+    fn forget_given(&mut self, user: &UserName) {
+        self.approvals.forget(user);
+        self.hosts.withdraw(|invitation| invitation.by == *user);
+    }
+
+    /// A key is somebody else's, or may be: what it approved and whom it invited counts no more.
+    fn distrust(&mut self, fingerprint: &str) {
         self.approvals
             .forget_those(|_, approved| approved.key == fingerprint);
+        self.hosts
+            .withdraw(|invitation| invitation.key == fingerprint);
     }
 
     fn bar(&mut self, account: &Account, user: &UserName) {

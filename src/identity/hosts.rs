@@ -4,7 +4,7 @@ use ssh_key::PublicKey;
 
 use super::key_fingerprint;
 use crate::audit::{Entry, Event, HostProfile};
-use crate::model::{HostName, Timestamp};
+use crate::model::{HostName, Timestamp, UserName};
 
 /// The hosts that were invited or have joined, rebuilt from the audit log's entries.
 #[derive(Clone, Debug, Default)]
@@ -19,11 +19,23 @@ pub struct Hosts {
 pub struct Host {
     /// What it was invited for.
     pub profile: HostProfile,
-    /// The invitation that is open: the SHA-256 of its token in hexadecimal, and until when it is
-    /// good.
-    pub invitation: Option<(String, Timestamp)>,
+    /// The invitation that is open.
+    pub invitation: Option<Invitation>,
     /// The host's own key, once it has joined.
     pub joined: Option<Joined>,
+}
+
+/// What a host may join by, once.
+#[derive(Clone, Debug)]
+pub struct Invitation {
+    /// The SHA-256 of its token in hexadecimal.
+    pub token_sha256: String,
+    /// Until when it is good.
+    pub expires: Timestamp,
+    /// Who gave it.
+    pub by: UserName,
+    /// The fingerprint of the key that signed that.
+    pub key: String,
 }
 
 /// A host that keeps itself up to date.
@@ -45,9 +57,14 @@ impl Hosts {
                 profile,
                 token_sha256,
                 expires,
-                ..
+                by,
             } => {
-                let invitation = Some((token_sha256.clone(), *expires));
+                let invitation = Some(Invitation {
+                    token_sha256: token_sha256.clone(),
+                    expires: *expires,
+                    by: by.requester.clone(),
+                    key: by.fingerprint.clone(),
+                });
                 let host = self.hosts.entry(profile.host.clone());
                 let host = host.or_insert_with(|| Host {
                     profile: profile.clone(),
@@ -96,16 +113,25 @@ impl Hosts {
         }
     }
 
+    /// Takes back the invitations of which something holds.
+    pub(super) fn withdraw(&mut self, withdrawn: impl Fn(&Invitation) -> bool) {
+        for host in self.hosts.values_mut() {
+            host.invitation.take_if(|invitation| withdrawn(invitation));
+        }
+    }
+
     /// The host whose requests a key signs.
     pub fn of_key(&self, fingerprint: &str) -> Option<&Host> {
         self.hosts.get(self.keys.get(fingerprint)?)
     }
 
-    /// The host that a token invites at that time, given the token's SHA-256 in hexadecimal.
-    pub fn invited(&self, token_sha256: &str, now: Timestamp) -> Option<&Host> {
-        self.hosts.values().find(|host| {
-            let invitation = host.invitation.as_ref();
-            invitation.is_some_and(|(token, expires)| token == token_sha256 && now < *expires)
+    /// What is open of an invitation at that time, given its token's SHA-256 in hexadecimal, and the
+    /// host that it invites.
+    pub fn invited(&self, token_sha256: &str, now: Timestamp) -> Option<(&Host, &Invitation)> {
+        self.hosts.values().find_map(|host| {
+            let invitation = host.invitation.as_ref()?;
+            let open = invitation.token_sha256 == token_sha256 && now < invitation.expires;
+            open.then_some((host, invitation))
         })
     }
 

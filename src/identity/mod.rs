@@ -26,7 +26,7 @@ pub use directory::{Directory, EnrolmentError, Locked, User};
 pub use envelope::{
     MAX_SKEW, Proof, SignedRequest, possession_message, request_message, touch_message,
 };
-pub use hosts::{Host, Hosts, Joined};
+pub use hosts::{Host, Hosts, Invitation, Joined};
 pub use issuer::{Issuer, IssuerError, Metadata};
 pub use jwt::{Claims, Expected, Jwks, JwtError};
 pub use key::{Key, second_factor};

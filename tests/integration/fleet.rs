@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use ssh_key::{HashAlg, PrivateKey};
 
-use crate::support::{Answer, Ca, P256, Person, Request, make_csr};
+use crate::support::{Answer, Ca, Folder, P256, Person, Ran, Request, make_csr, program};
 
 /// The token of an invitation.
 #[track_caller]
@@ -245,4 +245,84 @@ fn nothing_is_certified_under_a_name_after_the_entry_that_locks_its_host() {
         }
     }
     assert!(issued > 10, "{issued} certificates");
+}
+
+#[test]
+fn an_invitation_ends_with_whoever_gave_it() {
+    let mut ca = Ca::start();
+    let (alice, adam) = (ca.admin(), ca.enrol("adam", &["administrators"]));
+    let key = adam.key.public_key().fingerprint(HashAlg::Sha256);
+    let lock = format!("key/{key}");
+    let public = adam.folder.join("key.pub").display().to_string();
+    let spare = Person::stranger();
+    let spare = spare.folder.join("key.pub").display().to_string();
+    alice.hallpass(["user", "key", "add", "adam", &spare]).ok();
+    let group = "administrators";
+    // What is done, what undoes it, and whether the invitation is good again then.
+    let ends: [(&[&str], &[&str], bool); 5] = [
+        (
+            &["lock", "user/adam", "--reason", "x"],
+            &["unlock", "user/adam"],
+            true,
+        ),
+        (
+            &["user", "disable", "adam"],
+            &["user", "enable", "adam"],
+            false,
+        ),
+        (&["lock", &lock, "--reason", "x"], &["unlock", &lock], false),
+        (
+            &["user", "key", "remove", "adam", &key.to_string()],
+            &["user", "key", "add", "adam", &public],
+            false,
+        ),
+        (
+            &["user", "remove", "adam"],
+            &[
+                "user",
+                "add",
+                "adam",
+                "--ssh-key",
+                &public,
+                "--group",
+                group,
+            ],
+            false,
+        ),
+    ];
+    for (round, (end, undo, good_again)) in ends.into_iter().enumerate() {
+        let host = Person::stranger();
+        let ask = json!({"host": format!("app-{round}"), "ssh": true});
+        let token = invited(&ca, &adam, &ask);
+        alice.hallpass(end).ok();
+        assert_eq!(join(&ca, &host.key, &token).status, 401, "{end:?}");
+        assert_eq!(ca.home.newest_code(), "not-invited");
+        // Also for a server that reads it out of the log.
+        let address = ca.address().to_owned();
+        ca = Ca::at(ca.stop(), &address);
+        assert_eq!(join(&ca, &host.key, &token).status, 401, "{end:?}");
+        alice.hallpass(undo).ok();
+        let good = join(&ca, &host.key, &token).status == 200;
+        assert_eq!(good, good_again, "{end:?}");
+    }
+}
+
+#[test]
+fn a_restored_backup_has_forgotten_who_was_invited() {
+    let ca = Ca::start();
+    let admin = ca.admin();
+    let token = invited(&ca, &admin, &json!({"host": "app-1", "ssh": true}));
+    let (folder, address) = (Folder::new(), ca.address().to_owned());
+    let file = folder.join("backup.tar.gz").display().to_string();
+    let home = ca.stop();
+    let place = home.path().display().to_string();
+    let run = |arguments: [&str; 4]| Ran::of(program().args(arguments)).ok();
+    run(["backup", &file, "--home", &place]);
+    std::fs::remove_dir_all(home.path()).unwrap();
+    run(["restore", &file, "--home", &place]);
+    let ca = Ca::at(home, &address);
+    // Somebody may have joined by it since.
+    let host = Person::stranger();
+    assert_eq!(join(&ca, &host.key, &token).status, 401);
+    assert_eq!(ca.home.newest_code(), "not-invited");
 }
