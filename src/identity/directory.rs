@@ -105,13 +105,12 @@ impl Directory {
                 touched, mfa, by, ..
             } => self.sessions.touch(&by.fingerprint, touched, *mfa),
             Event::SessionEnded {
-                user,
-                fingerprint,
-                by,
+                fingerprint, by, ..
             } => {
                 self.sessions.end(fingerprint);
-                // Somebody else may have had the key; who signs out has approved what they have.
-                if by.as_ref().is_none_or(|by| by.requester != *user) {
+                // Somebody else may have had the key, also when its owner says so with another; who
+                // signs out with it has approved what they have.
+                if by.as_ref().is_none_or(|by| by.fingerprint != *fingerprint) {
                     self.distrust(fingerprint);
                 }
             }

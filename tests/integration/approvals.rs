@@ -413,7 +413,7 @@ fn an_approval_ends_with_whoever_gave_it() {
 }
 
 #[test]
-fn what_a_session_approved_outlives_a_logout_and_not_its_end_by_others() {
+fn what_a_session_approved_outlives_a_logout_and_not_its_end_by_another_key() {
     let liar = Provider::liar();
     let home = eased(home_with(&liar.table("clinic", "")));
     let bob = "@id(\"bob\") permit (principal == User::\"bob\", action == Action::\"approve\", \
@@ -444,6 +444,17 @@ fn what_a_session_approved_outlives_a_logout_and_not_its_end_by_others() {
     alice
         .hallpass(["session", "end", key.as_str().unwrap()])
         .ok();
+    number(&ask(&ca, &vera, &other));
+    // Nor when it is their own, ended from elsewhere: a thief may have had it.
+    approve(&other);
+    let stolen = newest(&ca, "approval-given")["event"]["by"]["fingerprint"].clone();
+    let elsewhere = Person::newcomer(&ca);
+    sign_in(&elsewhere);
+    elsewhere
+        .hallpass(["session", "end", stolen.as_str().unwrap()])
+        .ok();
+    let ended = newest(&ca, "session-ended");
+    assert_eq!(ended["event"]["by"]["requester"], "bob");
     number(&ask(&ca, &vera, &other));
     assert_eq!(ask(&ca, &vera, &visit()).status, 200);
     // What an account approved ends with it.
