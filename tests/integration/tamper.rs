@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use hallpass::audit::{Frontier, record_hash};
 use rusqlite::Connection;
 
-use crate::support::{Ca, Folder, Home, Person, Ran, run};
+use crate::support::{Ca, Folder, Home, Person, Ran, run, serve_fails};
 
 /// A log of some entries, whose server has stopped, and one of the people in it.
 fn log() -> (Home, Person) {
@@ -361,6 +361,65 @@ fn an_index_that_has_something_else_is_named() {
         drop(log);
         verify(&bob, &home).ok();
     }
+}
+
+/// A certificate of bob's, and something else in the log in its place.
+const IN_ITS_PLACE: &str = "
+    CREATE TRIGGER other BEFORE INSERT ON entries WHEN new.requester = 'bob'
+    BEGIN
+        INSERT INTO entries (idx, time, kind, body)
+            SELECT new.idx, new.time, kind, body FROM entries WHERE idx = 1;
+        SELECT RAISE(IGNORE);
+    END";
+
+#[test]
+fn nothing_in_the_database_acts_in_place_of_the_server() {
+    let (home, bob) = log();
+    for (sql, object) in [
+        (IN_ITS_PLACE, "trigger other"),
+        ("CREATE TABLE other (a)", "table other"),
+        ("CREATE INDEX other ON entries (time)", "index other"),
+        ("CREATE VIEW other AS SELECT 1", "view other"),
+        ("DROP INDEX entries_subject", "index entries_subject"),
+        (
+            "ALTER TABLE tree ADD COLUMN other INTEGER CHECK (idx < 999)",
+            "table tree",
+        ),
+    ] {
+        let home = home.copy();
+        let log = Connection::open(home.database()).unwrap();
+        log.execute_batch(sql).unwrap();
+        drop(log);
+        let named = format!("the {object} of the audit log's database is not what Hallpass made");
+        let (code, message) = serve_fails(&home);
+        assert_eq!(code, 78, "{message}");
+        assert!(message.contains(&named), "{message}");
+        verify(&bob, &home).fails_with(76, &named);
+    }
+    // Its own triggers are put in order: they only keep from mistakes.
+    let log = opened(&home.database());
+    log.execute_batch(&IN_ITS_PLACE.replace("other", "tree_stays"))
+        .unwrap();
+    drop(log);
+    let ca = Ca::on(home);
+    bob.connect(&ca);
+    ask(&bob).ok();
+    let log = Connection::open(ca.home.database()).unwrap();
+    for sql in ["UPDATE tree SET hashes = x'00'", "DELETE FROM entries"] {
+        let error = log.execute(sql, []).unwrap_err().to_string();
+        assert!(error.contains("append-only"), "{sql}: {error}");
+    }
+    // Nor does what is put there while it serves.
+    log.execute_batch(IN_ITS_PLACE).unwrap();
+    drop(log);
+    let issued = ca.home.entries("certificate-issued").len();
+    ask(&bob).ok();
+    assert_eq!(ca.home.entries("certificate-issued").len(), issued + 1);
+    let home = ca.stop();
+    let log = Connection::open(home.database()).unwrap();
+    log.execute_batch("DROP TRIGGER other").unwrap();
+    drop(log);
+    verify(&bob, &home).ok();
 }
 
 #[test]

@@ -236,6 +236,16 @@ pub enum StoreError {
         /// Why.
         source: rusqlite::Error,
     },
+    /// Something in the database is not as it was made.
+    #[error(
+        "the {object} of the audit log's database is not what Hallpass made: somebody who can write to \
+         the file changed what it does. Keep a copy for whoever finds out, restore a backup, and have \
+         `hallpass audit verify --home` go through the log"
+    )]
+    Altered {
+        /// What kind of thing, and its name.
+        object: String,
+    },
     /// An entry can't be read back.
     #[error("entry {index} can't be read: {source}")]
     Entry {

@@ -1,6 +1,8 @@
 //! What is in the database, and what was in it in the version before.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -191,15 +193,93 @@ pub(super) fn upgrade(connection: &mut Connection, path: &Path) -> Result<(), St
     })
 }
 
+/// What is in a database, and how it was made.
+type Objects = BTreeMap<String, String>;
+
+const TRIGGER: &str = "trigger ";
+
+fn objects(connection: &Connection) -> Result<Objects, rusqlite::Error> {
+    // Without SQLite's own.
+    connection
+        .prepare(
+            "SELECT type || ' ' || name, sql FROM sqlite_schema
+             WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
+        )?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
+}
+
+/// What is in a log's.
+fn expected() -> Result<&'static Objects, rusqlite::Error> {
+    static EXPECTED: OnceLock<Objects> = OnceLock::new();
+    if let Some(expected) = EXPECTED.get() {
+        return Ok(expected);
+    }
+    let connection = Connection::open_in_memory()?;
+    create(&connection)?;
+    let objects = objects(&connection)?;
+    Ok(EXPECTED.get_or_init(|| objects))
+}
+
+/// How it was made, without comments and lines: those differ between versions.
+fn bare(sql: &str) -> String {
+    let code = sql.lines().map(|line| line.split("--").next());
+    let words = code.flatten().flat_map(str::split_ascii_whitespace);
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// Triggers that are ours by name are not looked at: reading sets off none, and whoever writes
+/// [renews](renew_triggers) them.
+fn check_objects(connection: &Connection) -> Result<(), StoreError> {
+    let (expected, there) = (expected()?, objects(connection)?);
+    let same = |(name, sql): (&String, &String), other: &Objects| {
+        let other = other.get(name);
+        other.is_some_and(|other| name.starts_with(TRIGGER) || bare(other) == bare(sql))
+    };
+    let missing =
+        |(name, _): &(&String, &String)| !name.starts_with(TRIGGER) && !there.contains_key(*name);
+    let other = there.iter().find(|object| !same(*object, expected));
+    match other.or_else(|| expected.iter().find(missing)) {
+        None => Ok(()),
+        Some((object, _)) => Err(StoreError::Altered {
+            object: object.clone(),
+        }),
+    }
+}
+
+/// Makes the triggers anew, if any is another: with a version they change, and others than ours
+/// [are refused](check_format).
+pub(super) fn renew_triggers(connection: &mut Connection) -> Result<(), StoreError> {
+    let (expected, there) = (expected()?, objects(connection)?);
+    let triggers = || {
+        expected
+            .iter()
+            .filter(|(name, _)| name.starts_with(TRIGGER))
+    };
+    if triggers().all(|(name, sql)| there.get(name) == Some(sql)) {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for (name, sql) in triggers() {
+        transaction.execute_batch(&format!(
+            "DROP TRIGGER IF EXISTS {}; {sql}",
+            &name[TRIGGER.len()..]
+        ))?;
+    }
+    Ok(transaction.commit()?)
+}
+
 /// What kind of database it is, and of which version.
 fn format(connection: &Connection) -> Result<(i32, i32), rusqlite::Error> {
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
     Ok((pragma("application_id")?, pragma("user_version")?))
 }
 
+/// Checks that it is a log of this version, in which nothing does what it should not: a trigger could
+/// put something else in place of an entry.
 pub(super) fn check_format(connection: &Connection) -> Result<(), StoreError> {
     match format(connection)? {
-        (APPLICATION_ID, SCHEMA_VERSION) => Ok(()),
+        (APPLICATION_ID, SCHEMA_VERSION) => check_objects(connection),
         (APPLICATION_ID, UPGRADABLE) => Err(StoreError::Older),
         (application, version) => Err(StoreError::Foreign {
             application,

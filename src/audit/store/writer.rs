@@ -154,6 +154,7 @@ impl Store {
             .map_err(|error| unreadable(path, error))?;
         schema::upgrade(&mut connection, path)
             .and_then(|()| schema::check_format(&connection))
+            .and_then(|()| schema::renew_triggers(&mut connection))
             .map_err(|error| match error {
                 StoreError::Sqlite(error) => unreadable(path, error),
                 other => other,
@@ -175,6 +176,7 @@ impl Store {
         connection.pragma_update(None, "synchronous", "FULL")?;
         // Makes the files that a commit needs.
         connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
+        set_triggers(&connection, false)?;
         connection.set_prepared_statement_cache_capacity(32);
         connection.pragma_update(None, "cache_size", -CACHE)?;
         Ok(Self {
@@ -341,12 +343,17 @@ impl Store {
     /// Deletes some of the entries that are archived, and says whether there are more.
     pub(in crate::audit) fn clear(&mut self) -> Result<bool, StoreError> {
         self.check_files()?;
-        let transaction = self
-            .connection
-            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let more = archives::clear(&transaction)?;
-        transaction.commit()?;
-        Ok(more)
+        set_triggers(&self.connection, true)?;
+        let cleared = (|| {
+            let transaction = self
+                .connection
+                .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let more = archives::clear(&transaction)?;
+            transaction.commit()?;
+            Ok(more)
+        })();
+        set_triggers(&self.connection, false)?;
+        cleared
     }
 
     /// Says in the database that it was restored, until an entry does.
@@ -560,6 +567,21 @@ fn firsts_before(transaction: &Transaction<'_>, next: u64) -> Result<Firsts, rus
     Ok(firsts)
 }
 
+/// A row that SQLite ignores is no error to it.
+fn inserted(rows: usize) -> Result<(), rusqlite::Error> {
+    match rows {
+        1 => Ok(()),
+        other => Err(rusqlite::Error::StatementChangedRows(other)),
+    }
+}
+
+/// The triggers keep entries from being changed or deleted, by us too. What inserts sets off none, so
+/// that what somebody adds while we write does nothing.
+fn set_triggers(connection: &Connection, on: bool) -> Result<(), rusqlite::Error> {
+    let triggers = DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER;
+    connection.set_db_config(triggers, on).map(drop)
+}
+
 fn insert(
     transaction: &Transaction<'_>,
     commit: &Commit<'_>,
@@ -574,7 +596,7 @@ fn insert(
     for (row, hashes) in commit.rows.iter().zip(commit.hashes) {
         let (role, purpose) = (row.role.as_deref(), row.purpose.as_deref());
         let [first_role, first_purpose] = firsts.of(row.index.0, role, purpose);
-        entry.execute(params![
+        let entries = entry.execute(params![
             row.index.0 as i64,
             row.time.as_millis() as i64,
             row.kind,
@@ -585,6 +607,7 @@ fn insert(
             row.serial.map(|serial| serial.get() as i64),
             row.body,
         ])?;
+        inserted(entries)?;
         if let Some(archive) = &row.archive {
             archives::record(transaction, archive)?;
         }
@@ -592,7 +615,7 @@ fn insert(
             transaction.execute("DELETE FROM marks WHERE name LIKE 'restored-%'", [])?;
         }
         let hashes: Vec<u8> = hashes.iter().flat_map(|hash| hash.0).collect();
-        node.execute(params![row.index.0 as i64, hashes])?;
+        inserted(node.execute(params![row.index.0 as i64, hashes])?)?;
     }
     let mut insert = transaction
         .prepare_cached("INSERT OR REPLACE INTO nonces (expires, nonce) VALUES (?1, ?2)")?;

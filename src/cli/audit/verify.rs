@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::audit::{
-    Checkpoint, CheckpointError, Database, Entries, Expected, Reader, Stored, Verified,
+    Checkpoint, CheckpointError, Database, Entries, Expected, Reader, StoreError, Stored, Verified,
     VerifierKey, Wrong, verify,
 };
 use crate::authority::Home;
@@ -67,6 +67,13 @@ pub(super) fn run(args: &Verify) -> Result<(), Failure> {
     }
 }
 
+fn unopened(error: StoreError) -> Failure {
+    match error {
+        StoreError::Altered { .. } => Failure::log(error),
+        error => Failure::no_input(error),
+    }
+}
+
 fn in_home(args: &Verify, home: &Home) -> Result<(), Failure> {
     let keys = match &args.key {
         Some(key) => vec![key.clone()],
@@ -74,7 +81,7 @@ fn in_home(args: &Verify, home: &Home) -> Result<(), Failure> {
     };
     explain_bus_error();
     let path = home.database();
-    let reader = Reader::open(&path).map_err(Failure::no_input)?;
+    let reader = Reader::open(&path).map_err(unopened)?;
     let cosigned = args.witness.iter().map(|witness| {
         let note = reader.cosigned(witness.name()).map_err(Failure::no_input)?;
         let none = || Failure::log(format!("{} has not cosigned this log", witness.name()));
@@ -82,7 +89,7 @@ fn in_home(args: &Verify, home: &Home) -> Result<(), Failure> {
             .map_err(|error| Failure::log(format!("what {} saw: {error}", witness.name())))
     });
     let cosigned = cosigned.collect::<Result<Vec<_>, _>>()?;
-    let database = Database::open(&path).map_err(Failure::no_input)?;
+    let database = Database::open(&path).map_err(unopened)?;
     let note = database.newest().map_err(Failure::no_input)?;
     let note = note.ok_or_else(|| Failure::log("the log has no checkpoint"))?;
     let newest = of_log(&note, &keys)
