@@ -2,9 +2,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use ssh_key::PublicKey;
 
+use super::locks::Locks;
 use super::{
-    Accepted, Approvals, Approved, Host, Hosts, Key, KnownHost, MAX_SKEW, Session, Sessions,
-    Unidentified, key_fingerprint,
+    Accepted, Approvals, Approved, Host, Hosts, Key, KnownHost, Locked, MAX_SKEW, Session,
+    Sessions, Unidentified, key_fingerprint,
 };
 use crate::audit::{Asked, Entry, Event};
 use crate::model::{
@@ -34,12 +35,7 @@ pub struct Directory {
     /// No token from before that is taken: whether it was used is not known any more.
     tokens_since: Timestamp,
     hosts: Hosts,
-    locks: BTreeMap<LockTarget, LockSummary>,
-    /// Which locked hosts a name is of: those that they had when they were locked and were given since,
-    /// or who may invite and remove them would take their names out of the lock.
-    locked_names: HashMap<HostName, BTreeSet<HostName>>,
-    /// What nothing is issued for while it is decided whether it is locked.
-    closing: Option<LockTarget>,
+    locks: Locks,
 }
 
 /// An enrolled user.
@@ -174,17 +170,12 @@ impl Directory {
                 {
                     (key.locked, key.since) = (None, entry.index);
                 }
-                if let LockTarget::Host(host) = target {
-                    self.locked_names.retain(|_, hosts| {
-                        hosts.remove(host);
-                        !hosts.is_empty()
-                    });
-                }
             }
             Event::HostInvited { profile, .. } => {
                 let host = LockTarget::Host(profile.host.clone());
-                if self.locks.contains_key(&host) {
-                    self.lock_names(&profile.host);
+                if self.locks.has(&host) {
+                    let names = self.names_of(&profile.host);
+                    self.locks.add_names(&profile.host, names);
                 }
             }
             Event::KeyRemoved {
@@ -375,7 +366,7 @@ impl Directory {
             } => {
                 self.suspended.insert(fingerprint.clone());
             }
-            Event::Locked { target, .. } => self.closing = Some(target.clone()),
+            Event::Locked { target, .. } => self.locks.close(target),
             event => {
                 let host = event.host().and_then(|host| self.hosts.find(host));
                 let joined = host.and_then(|host| host.joined.as_ref());
@@ -395,12 +386,13 @@ impl Directory {
     /// It is decided: what was applied counts.
     pub fn resume(&mut self) {
         self.suspended.clear();
-        (self.closing, self.leaving) = (None, None);
+        self.leaving = None;
+        self.locks.decided();
     }
 
     /// All locks.
     pub fn locks(&self) -> impl Iterator<Item = &LockSummary> {
-        self.locks.values()
+        self.locks.iter()
     }
 
     /// Checks that nothing of it is locked.
@@ -411,19 +403,7 @@ impl Directory {
         &self,
         targets: impl FnOnce() -> [LockTarget; N],
     ) -> Result<(), Locked> {
-        // As on most days.
-        if self.locks.is_empty() && self.closing.is_none() {
-            return Ok(());
-        }
-        for target in targets() {
-            if let Some(lock) = self.locks.get(&target) {
-                return Err(Locked::Since(lock.clone()));
-            }
-            if self.closing.as_ref() == Some(&target) {
-                return Err(Locked::Closing);
-            }
-        }
-        Ok(())
+        self.locks.check(targets)
     }
 
     /// Checks that no name is a locked host's.
@@ -431,23 +411,7 @@ impl Directory {
     /// # Errors
     /// Says which is, and why.
     pub fn check_names_unlocked(&self, names: &[HostName]) -> Result<(), Locked> {
-        let closing = match &self.closing {
-            Some(LockTarget::Host(host)) => self.names_of(host),
-            _ if self.locked_names.is_empty() => return Ok(()),
-            _ => BTreeSet::new(),
-        };
-        for name in names.iter().map(HostName::canonical) {
-            let hosts = self.locked_names.get(&name);
-            let host = hosts.and_then(BTreeSet::first).cloned();
-            let lock = host.and_then(|host| self.locks.get(&LockTarget::Host(host)));
-            if let Some(lock) = lock.cloned() {
-                return Err(Locked::Name { name, lock });
-            }
-            if closing.contains(&name) {
-                return Err(Locked::Closing);
-            }
-        }
-        Ok(())
+        self.locks.check_names(names, |host| self.names_of(host))
     }
 
     /// The hosts.
@@ -512,16 +476,9 @@ impl Directory {
             self.distrust(fingerprint);
         }
         if let LockTarget::Host(host) = &lock.target {
-            self.lock_names(host);
+            self.locks.add_names(host, self.names_of(host));
         }
-        self.locks.insert(lock.target.clone(), lock);
-    }
-
-    fn lock_names(&mut self, host: &HostName) {
-        for name in self.names_of(host) {
-            let hosts = self.locked_names.entry(name).or_default();
-            hosts.insert(host.clone());
-        }
+        self.locks.add(lock);
     }
 
     /// What a host is called, by us and by those who reach it.
@@ -628,29 +585,6 @@ impl User {
             enrolled: self.enrolled,
         }
     }
-}
-
-/// Why nothing is issued for a role, a user or a host, or no request by a key is taken.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Locked {
-    /// It is locked.
-    #[error("{0}; an administrator unlocks it with `hallpass unlock {target}`", target = .0.target)]
-    Since(LockSummary),
-    /// It is a name of a host that is locked.
-    #[error(
-        "{name} is a name of a locked host: {lock}; an administrator unlocks it with `hallpass unlock \
-         {target}`",
-        target = .lock.target
-    )]
-    Name {
-        /// The name.
-        name: HostName,
-        /// Its host's lock.
-        lock: LockSummary,
-    },
-    /// It is about to be.
-    #[error("it is being locked right now: ask again in a moment")]
-    Closing,
 }
 
 /// Why a user or a key can't be enrolled.

@@ -11,6 +11,7 @@ mod hosts;
 mod issuer;
 mod jwt;
 mod key;
+mod locks;
 mod oidc;
 mod replay;
 mod sessions;
@@ -22,7 +23,7 @@ pub use accepted::Accepted;
 pub use approvals::{Approvals, Approved};
 pub use attestation::{AttestationError, AttestationRoots, RootsError, attest};
 pub use counters::{Counted, Counters};
-pub use directory::{Directory, EnrolmentError, Locked, User};
+pub use directory::{Directory, EnrolmentError, User};
 pub use envelope::{
     MAX_SKEW, Proof, SignedRequest, possession_message, request_message, touch_message,
 };
@@ -30,6 +31,7 @@ pub use hosts::{Host, Hosts, Invitation, Joined};
 pub use issuer::{Issuer, IssuerError, Metadata};
 pub use jwt::{Claims, Expected, Jwks, JwtError};
 pub use key::{Key, second_factor};
+pub use locks::Locked;
 pub use oidc::{
     Begun, DeviceGrant, LoginError, Logins, NoLogin, Preset, Provider, ProviderError,
     ProviderSettings, Vouched, Way,
