@@ -482,20 +482,25 @@ impl Slot {
             ..Waiting::default()
         };
         let index = self.index;
-        let leaf = self.hand_over(event, waiting);
+        let handed_over = self.hand_over(event, waiting);
         async move {
-            let leaf = leaf?;
+            let (leaf, body) = handed_over?;
             let committed = answer.await.unwrap_or(Err(LogError::Stopped))?;
             Ok(Place {
                 index,
                 leaf,
+                body,
                 committed: committed.ok_or(LogError::Stopped)?,
             })
         }
     }
 
-    /// Gives the hash of the entry.
-    fn hand_over(&mut self, event: Event, mut waiting: Waiting) -> Result<Hash, LogError> {
+    /// Gives the hash of the entry, and its text.
+    fn hand_over(
+        &mut self,
+        event: Event,
+        mut waiting: Waiting,
+    ) -> Result<(Hash, String), LogError> {
         let Some(writer) = self.writer.take() else {
             return Err(LogError::Stopped);
         };
@@ -511,7 +516,7 @@ impl Slot {
                 return Err(error);
             }
         };
-        let leaf = row.leaf;
+        let handed_over = (row.leaf, row.body.clone());
         waiting._permit = self.permit.take();
         if entry.event.is_heard() {
             waiting.change = Some(Box::new(entry));
@@ -523,7 +528,7 @@ impl Slot {
                 waiting,
             })
             .map_err(|_| LogError::Stopped)?;
-        Ok(leaf)
+        Ok(handed_over)
     }
 }
 
@@ -541,6 +546,8 @@ pub struct Place {
     pub index: EntryIndex,
     /// Its hash.
     pub leaf: Hash,
+    /// Its text, as the log has it.
+    pub body: String,
     committed: Arc<Committed>,
 }
 

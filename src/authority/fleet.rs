@@ -388,7 +388,7 @@ impl Authority {
             certificate: record,
         };
         let place = slot.commit(event, Some(nonce)).await?;
-        self.answer(&place, serial, certificate, validity, good_for)
+        self.answer(place, serial, certificate, validity, good_for)
     }
 
     /// What must be trusted, signed by the log's keys.

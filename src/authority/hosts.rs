@@ -223,7 +223,7 @@ impl Authority {
             certificate: record,
         };
         let place = slot.commit(event, Some(nonce)).await?;
-        self.answer(&place, serial, certificate, validity, good_for)
+        self.answer(place, serial, certificate, validity, good_for)
     }
 }
 

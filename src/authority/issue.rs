@@ -464,13 +464,13 @@ impl Authority {
             let name = &requester.actor.requester;
             self.waiting.done(name, &asked, now());
         }
-        self.answer(&place, serial, certificate, validity, good_for)
+        self.answer(place, serial, certificate, validity, good_for)
     }
 
     /// What the requester gets, now that the entry is on disk.
     pub(super) fn answer(
         &self,
-        place: &Place,
+        place: Place,
         serial: Serial,
         certificate: String,
         (valid_after, valid_before): (Timestamp, Timestamp),
@@ -487,6 +487,7 @@ impl Authority {
                 leaf_hash: place.leaf.to_string(),
                 inclusion: place.inclusion()?.into(),
                 checkpoint: place.checkpoint().note().to_owned(),
+                body: place.body,
             },
             trust: self.trust(),
         })

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::files::{self, FileError};
 use super::{Api, ApiError, ConfigError, ConfigFolder, Query, now};
-use crate::audit::{Checkpoint, CheckpointError, Hash, Hashes, ProofError, VerifierKey};
+use crate::audit::{Checkpoint, CheckpointError, Entry, Hashes, VerifierKey, record_hash};
 use crate::model::{CertificateAnswer, ConsistencyProof};
 
 /// The newest checkpoint that this client saw.
@@ -52,22 +52,32 @@ impl<'a> History<'a> {
         Ok(())
     }
 
-    /// Checks that a certificate is in the log, and that this log continues the one seen before.
+    /// Checks that an entry of the log records a certificate, and that this log continues the one
+    /// seen before.
     ///
     /// # Errors
     /// When it is not proven, or the log was rewritten.
     pub fn check_receipt(&self, answer: &CertificateAnswer) -> Result<(), HistoryError> {
         let receipt = &answer.receipt;
         let checkpoint = self.open(&receipt.checkpoint)?;
-        let unproven = |why: &ProofError| HistoryError::Unproven {
+        let unproven = |why: &str| HistoryError::Unproven {
             what: format!("that the certificate is its entry {}", answer.entry.0),
-            why: why.to_string(),
+            why: why.to_owned(),
         };
-        let leaf =
-            Hash::parse_hash(&receipt.leaf_hash).map_err(|_| unproven(&ProofError::Malformed))?;
+        if receipt.body.is_empty() {
+            return Err(unproven(
+                "the receipt does not have the entry itself; if the CA is of a version before this \
+                 client's, it must be upgraded",
+            ));
+        }
+        // Not the hash that the receipt names, which could be any entry's.
+        let leaf = record_hash(receipt.body.as_bytes());
         Hashes::try_from(receipt.inclusion.clone())
             .and_then(|hashes| hashes.check_inclusion(answer.entry, leaf, &checkpoint))
-            .map_err(|why| unproven(&why))?;
+            .map_err(|why| unproven(&why.to_string()))?;
+        if !is_recorded(answer) {
+            return Err(unproven("that entry does not record this certificate"));
+        }
         self.follow(&checkpoint)
     }
 
@@ -186,6 +196,22 @@ impl<'a> History<'a> {
             evidence: kept.then_some(evidence),
         }
     }
+}
+
+/// Whether the entry of the receipt records the certificate that it came with.
+fn is_recorded(answer: &CertificateAnswer) -> bool {
+    const END: &str = "-----END CERTIFICATE-----\n";
+    let text = &answer.certificate;
+    // X.509 comes with the CA's own above it.
+    let end = text.find(END).map_or(text.len(), |at| at + END.len());
+    let entry: Option<Entry> = serde_json::from_str(&answer.receipt.body).ok();
+    entry.is_some_and(|entry| {
+        let recorded = entry.event.certificate();
+        entry.index == answer.entry
+            && recorded.is_some_and(|recorded| {
+                recorded.serial == answer.serial && recorded.certificate == text[..end]
+            })
+    })
 }
 
 /// Why the log is not believed.

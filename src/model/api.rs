@@ -104,7 +104,10 @@ pub struct CertificateAnswer {
 /// changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Receipt {
-    /// SHA-256 over a zero byte and the entry as the log has it (RFC 6962), in base64.
+    /// The entry as the log has it, byte for byte: JSON that records the certificate.
+    #[serde(default)]
+    pub body: String,
+    /// SHA-256 over a zero byte and `body` (RFC 6962), in base64.
     pub leaf_hash: String,
     /// The inclusion proof from that leaf up to the checkpoint's root, in base64.
     pub inclusion: Vec<String>,

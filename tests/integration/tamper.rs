@@ -4,11 +4,14 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hallpass::audit::{Frontier, record_hash};
 use rusqlite::Connection;
+use serde_json::{Value, json};
 
-use crate::support::{Ca, Folder, Home, Person, Ran, run, serve_fails};
+use crate::support::{Ca, Folder, Home, Impostor, Person, Ran, run, serve_fails};
 
 /// A log of some entries, whose server has stopped, and one of the people in it.
 fn log() -> (Home, Person) {
@@ -521,15 +524,20 @@ fn a_fork_that_the_real_key_signed_is_noticed_by_a_client_and_by_an_auditor() {
 
 /// Asks a server that took the place of another.
 fn ask_at(person: &Person, ca: &Ca) -> Ran {
+    move_to(person, &ca.url);
+    ask(person)
+}
+
+/// Has somebody's client take another server for the CA.
+fn move_to(person: &Person, url: &str) {
     let config = person.folder.join("config/client.toml");
     let text = fs::read_to_string(&config).unwrap();
+    let moved = format!("url = \"{url}\"");
     let url = text
         .lines()
         .find(|line| line.starts_with("url = "))
         .unwrap();
-    let moved = text.replace(url, &format!("url = \"{}\"", ca.url));
-    fs::write(&config, moved).unwrap();
-    ask(person)
+    fs::write(&config, text.replace(url, &moved)).unwrap();
 }
 
 #[track_caller]
@@ -550,6 +558,70 @@ fn assert_rewritten(person: &Person, ran: &Ran) {
         .expect("the evidence");
     let kept = fs::read_to_string(kept.path()).unwrap();
     assert_eq!(kept.matches("\u{2014} hallpass/").count(), 2, "{kept}");
+}
+
+#[test]
+fn a_receipt_is_of_the_certificate_that_it_comes_with() {
+    type Lie = fn(&mut Value, &Value);
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call", "database-support"]);
+    // Whatever else is in the log has receipts as good as hers.
+    let eve = ca.enrol("eve", &["on-call", "database-support"]);
+    let ask_for = json!({"role": "server-operator", "purpose": "incident", "reason": "x"});
+    let request = eve.asks(&ca, "POST", "/v1/certificates/ssh");
+    let others = request.ssh(&eve.key, ask_for).send().json();
+
+    let lies: [(&str, Lie); 6] = [
+        ("", |_, _| {}),
+        ("does not record this certificate", |said, others| {
+            said["entry"] = others["entry"].clone();
+            said["receipt"] = others["receipt"].clone();
+        }),
+        ("does not record this certificate", |said, others| {
+            said["serial"] = others["serial"].clone();
+        }),
+        ("the receipt does not have the entry", |said, _| {
+            said["receipt"].as_object_mut().unwrap().remove("body");
+        }),
+        ("this is not what the log has", |said, _| {
+            let body = said["receipt"]["body"].as_str().unwrap();
+            said["receipt"]["body"] = body.replace("incident", "deploy").into();
+        }),
+        ("this is not what the log has", |said, _| {
+            said["entry"] = 0.into();
+        }),
+    ];
+    let told = Arc::new(AtomicUsize::new(0));
+    let lie = Arc::clone(&told);
+    let impostor = Impostor::of(&ca, move |line, body| {
+        if !line.starts_with("POST /v1/certificates/") {
+            return body;
+        }
+        let mut said = serde_json::from_str(&body).unwrap();
+        lies[lie.load(Ordering::SeqCst)].1(&mut said, &others);
+        said.to_string()
+    });
+    move_to(&bob, &impostor.url);
+    for role in ["server-operator", "patients-read"] {
+        for (number, (words, _)) in lies.iter().enumerate() {
+            told.store(number, Ordering::SeqCst);
+            let line = [
+                "request",
+                role,
+                "--purpose",
+                "incident",
+                "--reason",
+                "INC-1",
+            ];
+            let ran = bob.hallpass(line);
+            if number == 0 {
+                ran.ok();
+            } else {
+                ran.fails_with(76, "the CA does not prove that the certificate is its");
+                ran.fails_with(76, words);
+            }
+        }
+    }
 }
 
 #[test]

@@ -12,7 +12,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::support::{
-    Answer, Ca, Home, Person, Ran, Witness, WitnessHome, independent, serve_fails, wait_until,
+    Answer, Ca, Home, Person, Ran, Witness, WitnessHome, independent, read_request, serve_fails,
+    wait_until,
 };
 
 const NAME: &str = "witness.example.org";
@@ -335,24 +336,6 @@ fn scripted(answers: Vec<Vec<u8>>) -> (String, mpsc::Receiver<(Instant, String)>
         }
     });
     (url, receiver)
-}
-
-fn read_request(stream: &mut impl Read) -> String {
-    let mut request = Vec::new();
-    let mut piece = [0; 4096];
-    loop {
-        let length = stream.read(&mut piece).unwrap_or_default();
-        request.extend(&piece[..length]);
-        let text = String::from_utf8_lossy(&request).to_lowercase();
-        let whole = text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
-            let mut lines = head.lines();
-            let expected = lines.find_map(|line| line.strip_prefix("content-length: "));
-            expected.is_none_or(|expected| body.len() >= expected.parse().unwrap())
-        });
-        if whole || length == 0 {
-            return String::from_utf8_lossy(&request).into_owned();
-        }
-    }
 }
 
 fn answer(status: &str, body: &str) -> Vec<u8> {

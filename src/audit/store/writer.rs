@@ -53,7 +53,7 @@ pub(in crate::audit) struct Row {
     serial: Option<Serial>,
     /// The CA that signed its certificate, and until when that is good.
     expiry: Option<(String, Timestamp)>,
-    body: String,
+    pub(in crate::audit) body: String,
     /// The file whose entries may be deleted from then on.
     archive: Option<Box<Archive>>,
     /// It says that the log was restored, which nobody need say again.

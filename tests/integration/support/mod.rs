@@ -10,6 +10,7 @@ mod forged;
 mod hand_log;
 mod history;
 mod host;
+mod impostor;
 mod independent;
 mod load;
 mod login;
@@ -36,6 +37,7 @@ pub(crate) use folder::{Folder, free_port, is_root, own_name, wait_until};
 pub(crate) use forged::{Thief, client_key, forge_client, forge_ssh};
 pub(crate) use hand_log::HandLog;
 pub(crate) use host::Host;
+pub(crate) use impostor::{Impostor, read_request};
 pub(crate) use independent::independent;
 pub(crate) use load::{issue, under_load};
 pub(crate) use login::{

@@ -205,7 +205,7 @@ impl Answer {
 
 /// A TLS connection to the server that trusts its root alone.
 pub(crate) fn tls(ca: &Ca) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
-    secured(ca, TcpStream::connect(ca.address())?)
+    secured(&ca.home.root_pem(), TcpStream::connect(ca.address())?)
 }
 
 /// The same from another address of this machine, with little room for what is not read.
@@ -218,12 +218,15 @@ pub(crate) fn tls_from(
     socket.set_recv_buffer_size(4096)?;
     socket.bind(&address(&format!("{source}:0"))?.into())?;
     socket.connect(&address(ca.address())?.into())?;
-    secured(ca, socket.into())
+    secured(&ca.home.root_pem(), socket.into())
 }
 
-fn secured(ca: &Ca, tcp: TcpStream) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+pub(super) fn secured(
+    root_pem: &str,
+    tcp: TcpStream,
+) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let mut roots = RootCertStore::empty();
-    let root = CertificateDer::from_pem_slice(ca.home.root_pem().as_bytes()).expect("PEM");
+    let root = CertificateDer::from_pem_slice(root_pem.as_bytes()).expect("PEM");
     roots.add(root).expect("a root certificate");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
@@ -240,7 +243,10 @@ fn secured(ca: &Ca, tcp: TcpStream) -> io::Result<StreamOwned<ClientConnection, 
 
 /// Sends bytes and reads an answer to its end.
 pub(crate) fn exchange(ca: &Ca, bytes: &[u8]) -> io::Result<Answer> {
-    let mut stream = tls(ca)?;
+    exchange_on(&mut tls(ca)?, bytes)
+}
+
+pub(super) fn exchange_on(stream: &mut (impl Read + Write), bytes: &[u8]) -> io::Result<Answer> {
     // A server that refuses a body early may have stopped reading.
     let sent = stream.write_all(bytes).and_then(|()| stream.flush());
     let mut answer = Vec::new();
