@@ -97,6 +97,11 @@ impl ConfigFolder {
         self.0.join("log.checkpoint")
     }
 
+    /// `log.checkpoint.lock`: held by whoever is about to replace it.
+    pub(super) fn checkpoint_lock(&self) -> PathBuf {
+        self.0.join("log.checkpoint.lock")
+    }
+
     /// `log-changed-TIME`: two checkpoints that do not fit together.
     pub fn evidence(&self, time: Timestamp) -> PathBuf {
         self.0.join(format!("log-changed-{}", time.as_secs()))

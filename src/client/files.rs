@@ -1,4 +1,4 @@
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,19 @@ fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
         fs::remove_file(&draft).ok();
         FileError::new(path, source)
     })
+}
+
+/// Keeps others that ask for the same lock waiting until the file is dropped.
+pub(super) fn lock(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let file = options
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    file.lock()?;
+    Ok(file)
 }
 
 /// A name beside `path` that nothing has and that begins with a dot.

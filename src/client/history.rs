@@ -116,14 +116,27 @@ impl<'a> History<'a> {
     /// # Errors
     /// When they are not.
     pub fn follow(&self, checkpoint: &Checkpoint) -> Result<(), HistoryError> {
-        let Some(seen) = self.seen()? else {
-            return self.remember(checkpoint);
-        };
-        self.check(&seen, checkpoint)?;
-        if checkpoint.size > seen.size {
-            self.remember(checkpoint)?;
+        let mut seen = self.seen()?;
+        loop {
+            if let Some(seen) = &seen {
+                self.check(seen, checkpoint)?;
+                if checkpoint.size <= seen.size {
+                    return Ok(());
+                }
+            }
+            // Never across a request, which the CA could hold back.
+            let lock = files::lock(&self.folder.checkpoint_lock());
+            let _lock =
+                lock.map_err(|source| FileError::new(&self.folder.checkpoint_lock(), source))?;
+            let newest = self.seen()?;
+            let is_same =
+                newest.as_ref().map(Checkpoint::note) == seen.as_ref().map(Checkpoint::note);
+            if is_same {
+                return self.remember(checkpoint);
+            }
+            // Another command saw more meanwhile: whatever it kept must fit, too.
+            seen = newest;
         }
-        Ok(())
     }
 
     /// Checks that two checkpoints are of one log, whichever is the newer.

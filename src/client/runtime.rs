@@ -1,7 +1,7 @@
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -9,8 +9,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
 
-use super::SignedIn;
 use super::held::Held;
+use super::{SignedIn, files};
 use crate::keys::random_bytes;
 use crate::model::{Serial, Timestamp};
 
@@ -100,21 +100,7 @@ impl Runtime {
     /// Keeps other runs off the sessions of `id` until the file is dropped.
     pub(super) fn lock(&self, id: &str) -> Result<File, RuntimeError> {
         let path = self.0.join(format!("{id}.lock"));
-        let lock = || {
-            let mut options = OpenOptions::new();
-            let file = options
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .mode(0o600)
-                .open(&path)?;
-            file.lock()?;
-            Ok(file)
-        };
-        lock().map_err(|source| RuntimeError::Unusable {
-            path: path.clone(),
-            source,
-        })
+        files::lock(&path).map_err(|source| RuntimeError::Unusable { path, source })
     }
 
     /// A new folder that is no session yet.

@@ -4,14 +4,24 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use hallpass::audit::{Frontier, record_hash};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use crate::support::{Ca, Folder, Home, Impostor, Person, Ran, run, serve_fails};
+
+const ASK: [&str; 6] = [
+    "request",
+    "server-operator",
+    "--purpose",
+    "incident",
+    "--reason",
+    "x",
+];
 
 /// A log of some entries, whose server has stopped, and one of the people in it.
 fn log() -> (Home, Person) {
@@ -33,14 +43,7 @@ fn log() -> (Home, Person) {
 }
 
 fn ask(person: &Person) -> Ran {
-    person.hallpass([
-        "request",
-        "server-operator",
-        "--purpose",
-        "incident",
-        "--reason",
-        "x",
-    ])
+    person.hallpass(ASK)
 }
 
 fn verify(person: &Person, home: &Home) -> Ran {
@@ -520,6 +523,66 @@ fn a_fork_that_the_real_key_signed_is_noticed_by_a_client_and_by_an_auditor() {
     bob.connect(&ca);
     ask(&bob).ok();
     eve.hallpass(["audit", "verify"]).fails_with(77, "read-log");
+}
+
+/// Has somebody ask by way of an impostor that holds back the proof that the log continues what was
+/// seen. Gives what is asked, and what has the proof come.
+fn ask_slowly(person: &Person, ca: &Ca) -> (Child, mpsc::Sender<()>) {
+    let (held, holds) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let impostor = Impostor::of(ca, move |line, body| {
+        if line.starts_with("GET /v1/log/consistency") {
+            held.send(()).ok();
+            released.lock().unwrap().recv().ok();
+        }
+        body
+    });
+    move_to(person, &impostor.url);
+    let mut command = person.command();
+    command.args(ASK).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let asking = command.spawn().unwrap();
+    let holds = holds.recv_timeout(Duration::from_secs(60));
+    holds.expect("it asks for a proof");
+    (asking, release)
+}
+
+fn seen(person: &Person) -> u64 {
+    let note = fs::read_to_string(person.folder.join("config/log.checkpoint")).unwrap();
+    note.lines().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn of_two_checkpoints_at_once_the_newer_is_kept() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    ask(&bob).ok();
+    let first = seen(&bob);
+    let (asking, release) = ask_slowly(&bob, &ca);
+    ask_at(&bob, &ca).ok();
+    let newest = seen(&bob);
+    assert!(newest > first + 1, "{first} {newest}");
+    release.send(()).unwrap();
+    // Held against the newer one.
+    release.send(()).unwrap();
+    Ran::from(asking.wait_with_output().unwrap()).ok();
+    assert_eq!(seen(&bob), newest);
+}
+
+#[test]
+fn of_two_histories_at_once_one_is_noticed() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    ask(&bob).ok();
+    let home = ca.stop();
+    let (ca, fork) = (Ca::on(home.copy()), Ca::on(home));
+    let (asking, release) = ask_slowly(&bob, &ca);
+    ask_at(&bob, &fork).ok();
+    release.send(()).unwrap();
+    release.send(()).unwrap();
+    let ran = asking.wait_with_output().unwrap().into();
+    assert_rewritten(&bob, &ran);
 }
 
 /// Asks a server that took the place of another.
