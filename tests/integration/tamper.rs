@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -699,6 +700,9 @@ fn a_proof_holds_without_the_ca_and_for_nothing_else() {
     alice
         .hallpass(["audit", "prove", serial, "--out", path])
         .ok();
+    // It says who asked, from where and why.
+    let mode = fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "{mode:o}");
     let key = alice.hallpass(["audit", "key"]).ok();
     drop(ca);
 

@@ -10,7 +10,7 @@ use crate::cli::ClientArgs;
 use crate::cli::entry::in_words;
 use crate::cli::failure::Failure;
 use crate::cli::output::{both, print};
-use crate::client::{ConfigFolder, History, Query, write_public};
+use crate::client::{ConfigFolder, History, Query, write_private};
 use crate::model::Timestamp;
 
 /// Print the key by which others verify the log's checkpoints
@@ -118,7 +118,7 @@ pub(super) fn prove(args: &Prove) -> Result<(), Failure> {
     }
     history.follow(&checkpoint)?;
     match &args.out {
-        Some(path) => Ok(write_public(path, text.as_bytes())?),
+        Some(path) => Ok(write_private(path, text.as_bytes())?),
         None => print(text),
     }
 }
