@@ -215,16 +215,7 @@ fn a_log_that_was_rewritten_is_cosigned_by_nobody_who_saw_the_other() {
     assert!(line.contains("behind="), "{line}");
 
     // Whoever verifies the whole log with the witness, a quarter of an hour later, is told.
-    let verify = ["audit", "verify", "--no-certificates", "--home"];
-    let ran = Ran::of(
-        forger
-            .command()
-            .args(verify)
-            .arg(ca.home.path())
-            .args(["--witness", &witness.home.key])
-            .env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketime.so.1")
-            .env("FAKETIME", "+15m"),
-    );
+    let ran = verify_in("+15m", &ca.home, &forger, &witness.home.key);
     ran.fails_with(76, "has not cosigned what the log has from entry ");
 
     // Nothing of the new history is proven to whoever trusts the witness,
@@ -243,6 +234,50 @@ fn a_log_that_was_rewritten_is_cosigned_by_nobody_who_saw_the_other() {
         &witness.home.key,
     ])
     .ok();
+}
+
+/// Verifies a log with a witness some time from now.
+fn verify_in(time: &str, home: &Home, person: &Person, witness: &str) -> Ran {
+    Ran::of(
+        person
+            .command()
+            .args(["audit", "verify", "--no-certificates", "--home"])
+            .arg(home.path())
+            .args(["--witness", witness])
+            .env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketime.so.1")
+            .env("FAKETIME", time),
+    )
+}
+
+#[test]
+fn an_entry_from_the_future_does_not_excuse_a_witness() {
+    let (ca, [witness]) = ca_with([NAME]);
+    let admin = ca.admin();
+    await_cosigned(&ca, &admin, NAME);
+    let key = witness.stop().key.clone();
+    // A clock that is a year ahead.
+    let ca = Ca::with(ca.stop(), |serve| {
+        serve.env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketime.so.1");
+        serve.env("FAKETIME", "+365d");
+    });
+    let home = ca.stop();
+    for time in ["+0", "+1d"] {
+        let ran = verify_in(time, &home, &admin, &key);
+        ran.fails_with(76, "has not cosigned what the log has from entry ");
+        ran.fails_with(76, "is ahead of this machine's clock");
+    }
+    // As any other, once its time has come.
+    verify_in("+365d", &home, &admin, &key).ok();
+    let ran = verify_in("+366d", &home, &admin, &key);
+    ran.fails_with(76, "has not cosigned what the log has from entry ");
+
+    let ca = Ca::with(home, |serve| {
+        serve.arg("--accept-clock");
+    });
+    let home = ca.stop();
+    verify_in("+0", &home, &admin, &key).ok();
+    let ran = verify_in("+15m", &home, &admin, &key);
+    ran.fails_with(76, "has not cosigned what the log has from entry ");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::cli::ClientArgs;
 use crate::cli::failure::Failure;
 use crate::cli::output::{both, print};
 use crate::client::{Api, ApiError, History, now};
+use crate::identity::MAX_SKEW;
 use crate::model::{EntryIndex, Timestamp};
 
 /// How long an entry may wait for a witness's cosignature.
@@ -204,7 +205,8 @@ fn check(
 }
 
 /// A witness that did not cosign what has been in the log for a while has refused to, or nobody
-/// asks it any more: that is what a log looks like that was rewritten.
+/// asks it any more: that is what a log looks like that was rewritten. One entry from a clock that was
+/// ahead does not excuse those after it.
 fn check_lag(
     entries: &impl Entries,
     witness: &VerifierKey,
@@ -216,24 +218,33 @@ fn check_lag(
         time: Timestamp,
     }
     let first = seen.size;
-    if first >= newest.size {
-        return Ok(());
+    let now = now();
+    let mut earliest: Option<Timestamp> = None;
+    let mut next = first;
+    while next < newest.size && earliest.is_none_or(|time| now <= time.plus(LAG)) {
+        let end = newest.size.min((next / BUNDLE + 1) * BUNDLE);
+        let read = entries.read(next..end, &mut |stored| {
+            let when: Option<When> = serde_json::from_str(stored.body).ok();
+            let time = when.map_or_else(Timestamp::default, |When { time }| time);
+            earliest = Some(earliest.map_or(time, |earliest| earliest.min(time)));
+            Ok(())
+        });
+        read.map_err(failure)?;
+        next = end;
     }
-    let mut since = None;
-    let read = entries.read(first..first + 1, &mut |stored| {
-        since = serde_json::from_str(stored.body)
-            .ok()
-            .map(|When { time }| time);
-        Ok(())
-    });
-    read.map_err(failure)?;
-    let since = since.unwrap_or_default();
-    if now() <= since.plus(LAG) {
+    let Some(since) = earliest else {
         return Ok(());
-    }
+    };
+    let why = if now > since.plus(LAG) {
+        "the CA can't reach it, or it saw another log; its own log and the CA's tell"
+    } else if since > now.plus(MAX_SKEW) {
+        "that is ahead of this machine's clock, so for how long is not known; find out which clock \
+         is wrong, here or on the CA, and verify again"
+    } else {
+        return Ok(());
+    };
     Err(Failure::log(format!(
-        "{} has not cosigned what the log has from entry {first} on, since {}: the CA can't reach \
-         it, or it saw another log; its own log and the CA's tell",
+        "{} has not cosigned what the log has from entry {first} on, since {}: {why}",
         witness.name(),
         both(since)
     )))
