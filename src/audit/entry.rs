@@ -20,6 +20,10 @@ pub struct Entry {
     pub time: Timestamp,
     /// What happened.
     pub event: Event,
+    /// 16 random bytes in base64url, where the event has no request's nonce: so nobody can find out by
+    /// trying what an entry says whose hash they have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub salt: Option<String>,
 }
 
 /// What happened.

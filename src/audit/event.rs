@@ -186,6 +186,13 @@ impl Event {
         }
     }
 
+    /// Whether whoever has the entry's hash could find out by trying what it says: no request's nonce is
+    /// in it. That a request failed says nothing of anybody, and is written whatever else fails.
+    pub(super) fn is_guessable(&self) -> bool {
+        let by_host = matches!(self, Self::HostCertificateRenewed { .. });
+        self.by().is_none() && !by_host && !matches!(self, Self::RequestFailed)
+    }
+
     /// The `kind` in its JSON.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
 
 use super::checkpoint::{Checkpoint, VerifierKey};
@@ -15,6 +17,7 @@ use super::store::{End, Row, Store, Troubles};
 use super::tree::Hash;
 use super::writer::{Committed, Live, Message, Waiting, Writer, lock};
 use super::{Entry, Event, ProofError, StoreError, Trouble};
+use crate::keys::random_bytes;
 use crate::model::{EntryIndex, LONGEST_SESSION, Serial, Timestamp};
 
 /// How many requests may wait for the disk. Past it, requests are turned away at once.
@@ -274,7 +277,7 @@ impl Log {
         let time = now.max(numbering.last_time);
         // Time first and at random below a millisecond: unique even against certificates that a
         // restored backup no longer knows of. The range lasts beyond the year 6000.
-        let random = crate::keys::random_bytes::<2>().map_err(|_| LogError::Randomness)?;
+        let random = random_bytes::<2>().map_err(|_| LogError::Randomness)?;
         let by_time = now.as_millis() << 16 | u64::from(u16::from_le_bytes(random));
         let serial = by_time.max(numbering.last_serial + 1);
         let slot = Slot {
@@ -501,6 +504,7 @@ impl Slot {
         event: Event,
         mut waiting: Waiting,
     ) -> Result<(Hash, String), LogError> {
+        let salt = event.is_guessable().then(salt).transpose()?;
         let Some(writer) = self.writer.take() else {
             return Err(LogError::Stopped);
         };
@@ -508,6 +512,7 @@ impl Slot {
             index: self.index,
             time: self.time,
             event,
+            salt,
         };
         let row = match Row::new(&entry) {
             Ok(row) => row,
@@ -538,6 +543,12 @@ impl Drop for Slot {
         self.hand_over(Event::RequestFailed, Waiting::default())
             .ok();
     }
+}
+
+/// What nobody can guess.
+fn salt() -> Result<String, LogError> {
+    let bytes: [u8; 16] = random_bytes().map_err(|_| LogError::Randomness)?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
 /// Where an entry stands that is on disk.

@@ -162,6 +162,7 @@ async fn tell(
         index: slot.index(),
         time: now,
         event: event.clone(),
+        salt: None,
     };
     slot.commit(event, None).await?;
     directory

@@ -1,7 +1,8 @@
 //! What anybody may check: checkpoints, the tree's hashes, and proofs.
 //!
-//! Hashes tell nothing about anybody, so every requester may have them. Entries hold personal data:
-//! they are for those whom policy lets read the log. A request for hashes spends its nonce in
+//! Hashes tell nothing about anybody, since each entry has a nonce or a salt that can't be guessed: so
+//! every requester may have them. Entries hold personal data: they are for those whom policy lets read
+//! the log. A request for hashes spends its nonce in
 //! memory alone: taken again after a restart, it would give what it gave before. What a FIDO2 key has
 //! counted outlives a restart here, too: a copy of it shows by that.
 

@@ -175,6 +175,7 @@ impl Authority {
             index: EntryIndex(keys.trust.version + 1),
             time: now(),
             event: event.clone(),
+            salt: None,
         };
         Ok(keys.after(&entry, &self.keys.open)?)
     }

@@ -96,6 +96,7 @@ mod tests {
             index: EntryIndex(1),
             time: now(),
             event,
+            salt: None,
         });
     }
 

@@ -1,6 +1,9 @@
 //! The log as others check it, over the API (C2SP tlog-tiles), and what is asked of it in malice.
 
+use std::collections::HashSet;
+
 use hallpass::audit::{Frontier, record_hash};
+use serde_json::Value;
 
 use crate::support::{Answer, Ca, Person};
 
@@ -63,6 +66,28 @@ fn tiles_and_bundles_are_those_of_the_entries() {
     assert_eq!((status, kind.as_str()), (403, "denied"));
     let (status, kind, _) = get(&ca, &bob, "/v1/log/proofs/entries/0").problem();
     assert_eq!((status, kind.as_str()), (403, "denied"));
+}
+
+#[test]
+fn no_guess_at_an_entry_is_confirmed_by_its_hash() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    let refused = get(&ca, &Person::stranger(), "/v1/log/checkpoint");
+    assert_eq!(refused.status, 401, "{refused:?}");
+    let mut random = HashSet::new();
+    for (index, body) in ca.home.lines().iter().enumerate() {
+        let target = format!("/v1/log/inclusion?index={index}");
+        let leaf = get(&ca, &bob, &target).json()["leaf_hash"].clone();
+        assert_eq!(leaf, record_hash(body.as_bytes()).to_string());
+        // Somebody who knows all that is not random.
+        let entry: Value = serde_json::from_str(body).unwrap();
+        let (nonce, salt) = (&entry["event"]["by"]["nonce"], &entry["salt"]);
+        let unknown = nonce.as_str().or_else(|| salt.as_str());
+        let unknown = unknown.unwrap_or_else(|| panic!("all of it can be guessed: {body}"));
+        assert!(unknown.len() >= 22, "{body}");
+        assert!(random.insert(unknown.to_owned()), "it was there: {body}");
+    }
+    assert_eq!(ca.home.entries("unauthenticated-refused").len(), 1);
 }
 
 #[test]

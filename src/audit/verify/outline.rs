@@ -271,10 +271,15 @@ mod tests {
             format!(r#"{{"kind":"log-restored","size":18446744073709551615,"backup":{time}}}"#),
             r#"{"kind":"request-failed"}"#.to_owned(),
         ];
-        let entry = |event| {
-            format!(r#"{{"index":1042,"time":"2026-01-31T09:30:00.250Z","event":{event}}}"#)
+        let entry = |event: &String| {
+            let salts = ["", r#","salt":"yNAXzmu8vv-ivYEjVM7U_A""#];
+            salts.map(|salt| {
+                format!(
+                    r#"{{"index":1042,"time":"2026-01-31T09:30:00.250Z","event":{event}{salt}}}"#
+                )
+            })
         };
-        events.iter().map(entry).collect()
+        events.iter().flat_map(entry).collect()
     }
 
     /// What the log's writer puts into the columns.
@@ -323,6 +328,16 @@ mod tests {
             .to_string();
         for kind in unknown.split('`').skip(3).step_by(2) {
             assert!(kinds.iter().any(|known| known == kind), "{kind}");
+        }
+    }
+
+    #[test]
+    fn each_kind_has_a_nonce_or_is_salted() {
+        for body in entries() {
+            let entry: Entry = serde_json::from_str(&body).unwrap();
+            let fails = matches!(entry.event, Event::RequestFailed);
+            let has_nonce = body.contains(r#""nonce":"#);
+            assert!(has_nonce || fails || entry.event.is_guessable(), "{body}");
         }
     }
 
