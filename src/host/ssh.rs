@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -42,8 +42,20 @@ impl SshSettings {
         name.into()
     }
 
+    /// Of what is set twice, sshd takes what comes first.
     fn config_part(&self) -> PathBuf {
+        self.include.join("00-hallpass.conf")
+    }
+
+    /// Where it was, or whoever set this up by hand has it.
+    fn later_part(&self) -> PathBuf {
         self.include.join("hallpass.conf")
+    }
+
+    /// Whether that file is one that the configuration names.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        let files = [self.user_ca(), self.revoked(), self.certificate()];
+        files.iter().any(|file| file == path) || path.starts_with(self.principals())
     }
 
     /// The host's public key.
@@ -62,7 +74,7 @@ impl SshSettings {
         }
     }
 
-    /// The files as they should be, but for the certificate.
+    /// The files as they should be, but for the certificate and the configuration.
     pub(super) fn changes(
         &self,
         trust: &TrustBundle,
@@ -90,9 +102,15 @@ impl SshSettings {
                 changes.push(Change::gone(file.path()));
             }
         }
-        // Last, so that what it names is there.
-        changes.push(Change::public(self.config_part(), self.config_text()));
         Ok(changes)
+    }
+
+    /// The configuration as it should be.
+    pub(super) fn config_changes(&self) -> [Change; 2] {
+        [
+            Change::public(self.config_part(), self.config_text()),
+            Change::gone(self.later_part()),
+        ]
     }
 
     /// Which principals open which account: those of its name, and those that it was given here.
@@ -155,7 +173,20 @@ impl SshSettings {
 
     /// Has sshd itself check its configuration, and that it has what was put in place. Says why not.
     pub(super) fn check(&self) -> Result<(), String> {
-        let effective = self.effective()?;
+        self.check_in(&self.effective()?)
+    }
+
+    /// The same later, of an sshd that may not run: then it can't always be asked.
+    pub(super) fn check_still(&self) -> Result<(), HostError> {
+        let Ok(effective) = self.effective() else {
+            return Ok(());
+        };
+        self.check_in(&effective).map_err(|why| {
+            HostError::NotInForce(format!("sshd does not have what is set up here: {why}"))
+        })
+    }
+
+    fn check_in(&self, effective: &str) -> Result<(), String> {
         for (name, value) in self.options() {
             let name = name.to_lowercase();
             let mut set = effective
@@ -265,8 +296,8 @@ impl SshSettings {
 
     /// Takes its part of the configuration away, so that the files may go which that names.
     pub(super) fn let_go(&self, state: &State) -> Result<(), HostError> {
-        let config_part = self.config_part();
-        change::give_back(state, |path| path == config_part, None)?;
+        let parts = [self.config_part(), self.later_part()];
+        change::give_back(state, |path| parts.iter().any(|part| part == path), None)?;
         match self.reload() {
             // Nothing runs that would have to.
             Err(_) if !self.answers() => Ok(()),

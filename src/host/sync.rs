@@ -163,16 +163,18 @@ pub fn leave(folder: &Path) -> Result<Left, HostError> {
     let state = State::lock(folder)?;
     let settings = state.load()?;
     let files = change::changed(&state)?;
-    if let Some(ssh) = &settings.ssh {
-        ssh.let_go(&state)?;
-    }
+    let ssh = settings.ssh.as_ref();
+    let let_go = ssh.map_or(Ok(()), |ssh| ssh.let_go(&state));
+    // What a running sshd was told of stays for as long as it may look there.
+    let needed = |path: &Path| let_go.is_err() && ssh.is_some_and(|ssh| ssh.has(path));
     let include = settings.postgres.as_ref().map(PostgresSettings::include);
-    change::give_back(&state, |_| true, include.as_ref())?;
+    change::give_back(&state, |path| !needed(path), include.as_ref())?;
     if let Some(postgres) = &settings.postgres {
         // It may not run; then there is nothing to reload.
         postgres.reload().ok();
     }
     let told = open(&state).and_then(|api| Ok(api.delete("/v1/host")?));
+    let_go?;
     fs::remove_dir_all(state.before()).ok();
     for path in [state.toml(), state.identity()] {
         fs::remove_file(&path).map_err(|source| HostError::Io { path, source })?;
@@ -243,35 +245,40 @@ struct Round<'a> {
 
 impl Round<'_> {
     fn sync_ssh(&mut self, ssh: &SshSettings) -> Result<(), HostError> {
-        let mut certificate = Vec::new();
+        // What it trusts, above all what it does not any more, and a certificate for which the CA would
+        // have to sign another stay whatever comes.
+        let mut kept = Vec::new();
+        let mut uncertified = Ok(());
         let ca = &self.known.ssh_host_ca;
         let there = fs::read_to_string(ssh.certificate()).ok();
         match there.and_then(|line| ssh_life(&line, ca, &ssh.public_key().ok()?)) {
             Some(good_until) => self.note_life(good_until),
-            None if self.dry => certificate.push(Change::public(ssh.certificate(), "")),
-            None => {
-                let line = self.certify("ssh", ssh.public_key()?)?;
-                let line = format!("{}\n", line.trim_end());
-                certificate.push(Change::public(ssh.certificate(), line));
-            }
+            None if self.dry => kept.push(Change::public(ssh.certificate(), "")),
+            None => match self.certify("ssh", ssh.public_key()?) {
+                Ok(line) => {
+                    let line = format!("{}\n", line.trim_end());
+                    kept.push(Change::public(ssh.certificate(), line));
+                }
+                Err(error) if !ssh.certificate().exists() => return Err(error),
+                Err(error) => uncertified = Err(error),
+            },
         }
-        let changes = ssh.changes(self.trust, self.known)?;
-        let anything = self.note(&certificate)? | self.note(&changes)?;
+        kept.extend(ssh.changes(self.trust, self.known)?);
+        let changes = ssh.config_changes();
+        let anything = self.note(&kept)? | self.note(&changes)?;
         if self.dry {
             return Ok(());
         }
         ssh.open_principals()?;
         let unfinished = self.state.is_unfinished(SSHD);
         if !anything && !unfinished {
-            return ssh.check().map_err(|why| {
-                HostError::NotInForce(format!("sshd does not have what is set up here: {why}"))
-            });
+            ssh.check_still()?;
+            return uncertified;
         }
         // Read anew for each connection: all but the configuration itself.
         let configured = ssh.is_configured() && !unfinished;
         self.state.begin(SSHD)?;
-        // It stays whatever comes, or a host that can't be set up would have one signed each minute.
-        change::make(self.state, &certificate)?;
+        change::make(self.state, &kept)?;
         let undo = change::make(self.state, &changes)?;
         if let Err(why) = ssh.check() {
             change::undo_all(undo);
@@ -287,22 +294,28 @@ impl Round<'_> {
                 ssh.reload().ok();
             }
         }
-        put
+        put.and(uncertified)
     }
 
     fn sync_postgres(&mut self, postgres: &PostgresSettings) -> Result<(), HostError> {
         let mut pair = Vec::new();
+        let mut uncertified = Ok(());
         let there = postgres.certified();
         match there.and_then(|pem| tls_life(&pem, &self.known.x509_ca)) {
             Some(good_until) => self.note_life(good_until),
             None if self.dry => pair.push(Change::public(postgres.certificate(), "")),
             None => {
                 let key = postgres.held().map_or_else(Subject::fresh_x509, Ok)?;
-                let certificate = self.certify("tls", key.csr()?)?;
-                if let Some(private) = key.private_part()? {
-                    pair.push(Change::public(postgres.key(), private.as_bytes()).private());
+                match self.certify("tls", key.csr()?) {
+                    Ok(certificate) => {
+                        if let Some(private) = key.private_part()? {
+                            pair.push(Change::public(postgres.key(), private.as_bytes()).private());
+                        }
+                        pair.push(Change::public(postgres.certificate(), certificate));
+                    }
+                    Err(error) if postgres.certified().is_none() => return Err(error),
+                    Err(error) => uncertified = Err(error),
                 }
-                pair.push(Change::public(postgres.certificate(), certificate));
             }
         }
         let owned = |changes: Vec<Change>| -> Vec<Change> {
@@ -318,7 +331,7 @@ impl Round<'_> {
         if anything {
             self.state.begin(POSTGRESQL)?;
         }
-        // As with sshd.
+        // They stay, as with sshd.
         change::make(self.state, &pair)?;
         let undo = change::make(self.state, &changes)?;
         let reloaded = if anything { postgres.reload() } else { Ok(()) };
@@ -332,7 +345,7 @@ impl Round<'_> {
                 postgres.reload().ok();
             }
         }
-        put
+        put.and(uncertified)
     }
 
     /// Has the CA certify a key of the host's.

@@ -60,7 +60,7 @@ fn a_host_joins_shows_what_it_will_change_and_gives_it_back() {
     );
     let dry = Ran::of(host.command("sync").arg("--dry-run")).ok();
     assert!(
-        dry.contains("would write") && dry.contains("sshd_config.d/hallpass.conf"),
+        dry.contains("would write") && dry.contains("sshd_config.d/00-hallpass.conf"),
         "{dry}"
     );
     assert_eq!(files(sshd.folder.path()), before, "nothing changed yet");
@@ -197,7 +197,11 @@ fn what_sshd_does_not_take_is_taken_back() {
     let mut after = files(sshd.folder.path());
     after.retain(|name, _| before.contains_key(name));
     assert_eq!(after, before);
-    assert!(!sshd.folder.join("sshd_config.d/hallpass.conf").exists());
+    assert!(!sshd.folder.join("sshd_config.d/00-hallpass.conf").exists());
+    assert_ne!(
+        fs::read(sshd.folder.join("hallpass_user_ca.pub")).unwrap(),
+        b""
+    );
     // Or an option in front that wins, such as in an image of a cloud.
     for option in [
         "TrustedUserCAKeys /etc/none",
@@ -209,16 +213,16 @@ fn what_sshd_does_not_take_is_taken_back() {
         let name = option.split(' ').next().unwrap().to_lowercase();
         let named = format!("something else is set for {name} in front of ");
         sshd.folder
-            .write("sshd_config.d/aa.conf", format!("{option}\n"));
+            .write("sshd_config.d/00-a.conf", format!("{option}\n"));
         let refused = host.sync();
         assert_eq!(refused.code, 78, "{refused:?}");
         assert!(refused.err.contains(&named), "{refused:?}");
     }
-    fs::remove_file(sshd.folder.join("sshd_config.d/aa.conf")).unwrap();
+    fs::remove_file(sshd.folder.join("sshd_config.d/00-a.conf")).unwrap();
     host.sync().ok();
     // Also later, when there is nothing to change.
     sshd.folder
-        .write("sshd_config.d/aa.conf", "PasswordAuthentication yes\n");
+        .write("sshd_config.d/00-a.conf", "PasswordAuthentication yes\n");
     let refused = host.sync();
     assert_eq!(refused.code, 69, "{refused:?}");
     assert!(
@@ -227,7 +231,17 @@ fn what_sshd_does_not_take_is_taken_back() {
             .contains("sshd does not have what is set up here: something else is set for password"),
         "{refused:?}"
     );
-    fs::remove_file(sshd.folder.join("sshd_config.d/aa.conf")).unwrap();
+    // Which keeps no revocation away.
+    let revoked = || fs::read_to_string(sshd.folder.join("hallpass_revoked_keys")).unwrap();
+    assert_eq!(revoked(), "");
+    let revoke = ["key", "revoke", "ssh-user-1", "--reason", "disk lost"];
+    ca.admin().hallpass(revoke).ok();
+    assert_eq!(host.sync().code, 78);
+    assert_eq!(
+        revoked(),
+        ca.admin().hallpass(["trust", "ssh-revoked"]).ok()
+    );
+    fs::remove_file(sshd.folder.join("sshd_config.d/00-a.conf")).unwrap();
     host.sync().ok();
     // One certificate, however often it was tried.
     assert_eq!(ca.home.entries("host-certificate-renewed").len(), 1);
@@ -283,7 +297,7 @@ fn a_synchronisation_that_was_killed_before_the_reload_is_finished_by_the_next()
     assert_ne!(killing, settings);
     fs::write(&path, killing).unwrap();
     assert_ne!(host.sync().code, 0);
-    assert!(sshd.folder.join("sshd_config.d/hallpass.conf").exists());
+    assert!(sshd.folder.join("sshd_config.d/00-hallpass.conf").exists());
     assert_ne!(login(&bob, sshd).code, 0, "sshd was told nothing");
     fs::write(&path, settings).unwrap();
     host.sync().ok();
