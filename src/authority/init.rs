@@ -90,6 +90,7 @@ impl Home {
         let lock = self.lock()?;
         self.write_policies()?;
         let policy = PolicySet::load(&self.policies())?;
+        policy.check_roles(&self.policies())?;
 
         let config = Config::starter(token.as_ref().map(|keys| keys.token().settings()))?;
         let store = KeyStore::create(&self.keys(), passphrase)?.with_token(token);

@@ -63,6 +63,9 @@ impl Authority {
         };
         let mut opened = Log::open(&home.database(), &home.log_keys()?, now, each)?;
         let last_policy_set = heard.last.clone();
+        if last_policy_set.as_deref() != Some(policy.digest.as_str()) {
+            policy.check_roles(&home.policies())?;
+        }
         let policies = Arc::new(Policies::new(policy, home.policies(), heard));
         let live_policies = Arc::clone(&policies);
         *shared.write().unwrap_or_else(PoisonError::into_inner) = directory;

@@ -19,8 +19,6 @@ use crate::policy::{AdminAction, Outcome, PolicyError, PolicySet, Prover, Stamp}
 
 /// How often it is looked whether the files are others.
 const LOOK: Duration = Duration::from_secs(2);
-/// The longest wait before files that were not loaded are tried again, where a try takes long.
-const LONGEST_REST: Duration = Duration::from_secs(60);
 
 /// The policy set in force, and where the log has those before it.
 pub(super) struct Policies {
@@ -224,18 +222,21 @@ impl Authority {
                 .store(outcome.is_err(), Ordering::Relaxed);
             match outcome {
                 Ok(changed) => {
+                    let had_failed = failed.is_some();
                     (loaded, failed) = (seen, None);
                     match changed {
                         Some(policy_set) => {
                             tracing::info!(policy_set, "the policies are others now");
                         }
-                        None if hurried => tracing::info!("the policies are what they were"),
+                        None if hurried || had_failed => {
+                            tracing::info!("the policies are what they were")
+                        }
                         None => {}
                     }
                 }
                 Err(error) => {
                     // Proofs may take seconds of all cores.
-                    rest = Instant::now() + (10 * began.elapsed()).min(LONGEST_REST);
+                    rest = Instant::now() + 10 * began.elapsed();
                     let error = error.to_string();
                     let told = failed.is_some_and(|(_, before)| before == error);
                     if hurried || !told {
@@ -258,6 +259,7 @@ impl Authority {
         let loading = Arc::clone(&self.policies.loading).lock_owned().await;
         let folder = &self.policies.folder;
         let policy = Arc::new(tokio::task::block_in_place(|| PolicySet::load(folder))?);
+        policy.check_roles(folder)?;
         if policy.digest == self.policy().digest {
             return Ok(None);
         }

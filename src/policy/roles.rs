@@ -62,12 +62,39 @@ impl Roles {
                 Err(error) => errors.push(error),
             }
         }
-        errors.extend(shared_principals(&roles));
         if errors.is_empty() {
             Ok(Self { roles, purposes })
         } else {
             Err(errors)
         }
+    }
+
+    /// What lets in more than it says: a host opens an account to a principal, whichever of the roles
+    /// that have it the certificate is for.
+    pub(super) fn shared_principals(&self) -> Vec<RolesError> {
+        let mut errors = Vec::new();
+        let mut before: Vec<(&RoleName, &SshAccess)> = Vec::new();
+        for role in self.roles.values() {
+            let Access::Ssh(access) = &role.access else {
+                continue;
+            };
+            let hosts: BTreeSet<_> = access.hosts.iter().collect();
+            let others = before
+                .iter()
+                .filter(|(_, other)| other.hosts.iter().collect::<BTreeSet<_>>() != hosts);
+            for (other, shares) in others {
+                let mut principals = access.principals.iter();
+                if let Some(principal) = principals.find(|own| shares.principals.contains(own)) {
+                    errors.push(RolesError::SharedPrincipal {
+                        table: format!("[ssh.{}]", role.name),
+                        other: (*other).clone(),
+                        principal: principal.clone(),
+                    });
+                }
+            }
+            before.push((&role.name, access));
+        }
+        errors
     }
 
     /// The role of that name.
@@ -376,34 +403,6 @@ fn ssh_access<F: FnOnce(Invalid) -> RolesError>(
         source_address,
         hosts,
     })
-}
-
-/// What lets in more than it says: a host opens an account to a principal, whichever of the roles that
-/// have it the certificate is for.
-fn shared_principals(roles: &BTreeMap<RoleName, Role>) -> Vec<RolesError> {
-    let mut errors = Vec::new();
-    let mut before: Vec<(&RoleName, &SshAccess)> = Vec::new();
-    for role in roles.values() {
-        let Access::Ssh(access) = &role.access else {
-            continue;
-        };
-        let hosts: BTreeSet<_> = access.hosts.iter().collect();
-        let others = before
-            .iter()
-            .filter(|(_, other)| other.hosts.iter().collect::<BTreeSet<_>>() != hosts);
-        for (other, shares) in others {
-            let shared = access.principals.iter();
-            if let Some(principal) = shared.into_iter().find(|p| shares.principals.contains(p)) {
-                errors.push(RolesError::SharedPrincipal {
-                    table: format!("[ssh.{}]", role.name),
-                    other: (*other).clone(),
-                    principal: principal.clone(),
-                });
-            }
-        }
-        before.push((&role.name, access));
-    }
-    errors
 }
 
 /// sshd refuses a certificate whose network has bits set behind its prefix.
