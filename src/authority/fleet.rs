@@ -57,6 +57,7 @@ impl Authority {
                 if profile.database {
                     self.check_not_own(&profile.names)?;
                 }
+                self.check_names_free(&profile)?;
                 let token = self.token()?;
                 let invited = Invited {
                     host: profile.host.clone(),
@@ -366,9 +367,20 @@ impl Authority {
         let directory = self.directory();
         check_still(&directory, host)?;
         directory.check_unlocked(|| [LockTarget::Host(host.profile.host.clone())])?;
-        // Another host's, too, may be among them.
-        directory.check_names_unlocked(&host.profile.names)?;
         Ok(self.log.reserve(now)?)
+    }
+
+    /// Checks that an invitation gives away no name of another host that is locked. Those that had one
+    /// before, as two of a cluster do, keep it.
+    fn check_names_free(&self, profile: &HostProfile) -> Result<(), Refusal> {
+        let directory = self.directory();
+        let host = &profile.host;
+        let locked = directory.check_unlocked(|| [LockTarget::Host(host.clone())]);
+        if locked.is_ok() {
+            directory.check_names_unlocked(&profile.names)?;
+            directory.check_names_unlocked(std::slice::from_ref(host))?;
+        }
+        Ok(())
     }
 
     async fn release_renewed(

@@ -187,11 +187,11 @@ impl Authority {
     }
 
     /// Checks that no other TLS server is to be certified under the CA's own names: whoever goes by
-    /// them is believed as the CA.
+    /// them is believed as the CA. `localhost` is anybody's, and nobody's on another machine.
     pub(super) fn check_not_own(&self, names: &[HostName]) -> Result<(), Refusal> {
         let is_own = |name: &&HostName| {
             let name = name.canonical();
-            self.names.iter().any(|own| own.canonical() == name)
+            !name.is_loopback() && self.names.iter().any(|own| own.canonical() == name)
         };
         match names.iter().find(is_own) {
             None => Ok(()),

@@ -133,6 +133,12 @@ impl HostName {
         self.0.parse().ok()
     }
 
+    /// Whether it is whatever machine one is at.
+    pub fn is_loopback(&self) -> bool {
+        let address = self.address().map(|address| address.to_canonical());
+        self.0 == "localhost" || address.is_some_and(|address| address.is_loopback())
+    }
+
     /// The same, in the one way in which an address can be written of several.
     pub fn canonical(&self) -> Self {
         match self.address() {

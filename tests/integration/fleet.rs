@@ -74,13 +74,14 @@ fn nobody_is_certified_under_the_cas_own_name() {
 
     // It gets the name of a database that is there already.
     let ca = Ca::with(ca.stop(), |serve| {
-        serve.env("HALLPASS_NAMES", "127.0.0.1,ca.example.org,2001:db8::7");
+        let names = "127.0.0.1,localhost,ca.example.org,192.0.2.9,2001:db8::7";
+        serve.env("HALLPASS_NAMES", names);
     });
     let issued = ca.home.entries("host-certificate-issued").len();
     for name in [
         "ca.example.org",
-        "127.0.0.1",
-        "::ffff:127.0.0.1",
+        "192.0.2.9",
+        "::ffff:192.0.2.9",
         "2001:db8::7",
         "2001:DB8:0:0:0:0:0:7",
     ] {
@@ -100,7 +101,9 @@ fn nobody_is_certified_under_the_cas_own_name() {
     let ask = json!({"host": "ca-1", "names": ["ca.example.org"], "ssh": true});
     let host = joined(&ca, &admin, &ask);
     assert_eq!(renew(&ca, &host.key).send().status, 200);
-    assert_eq!(certify(&ca, &admin, "tls", "ca2.example.org").status, 200);
+    for name in ["ca2.example.org", "localhost", "127.0.0.1", "::1"] {
+        assert_eq!(certify(&ca, &admin, "tls", name).status, 200, "{name}");
+    }
 }
 
 #[test]
@@ -181,7 +184,11 @@ fn nothing_is_certified_under_a_locked_hosts_names() {
                 refused(&certify(ca, &admin, kind, name), 403, words);
             }
         }
-        refused(&renew(ca, &other.key).send(), 403, words);
+        let ask = json!({"host": "app-11", "names": ["10.0.0.9"], "ssh": true});
+        let invite = admin.asks(ca, "POST", "/v1/hosts").json(&ask);
+        refused(&invite.send(), 403, words);
+        // What shares a name with it is no part of what happened.
+        assert_eq!(renew(ca, &other.key).send().status, 200);
     };
     shut(&ca);
     refused(&renew(&ca, &host.key).send(), 403, words);
