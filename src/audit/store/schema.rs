@@ -229,16 +229,19 @@ fn bare(sql: &str) -> String {
 }
 
 /// Triggers that are ours by name are not looked at: reading sets off none, and whoever writes
-/// [renews](renew_triggers) them.
-fn check_objects(connection: &Connection) -> Result<(), StoreError> {
+/// [renews](renew_triggers) them. Nor is what others keep beside ours, where it can do nothing to it.
+pub(super) fn check_objects(connection: &Connection) -> Result<(), StoreError> {
     let (expected, there) = (expected()?, objects(connection)?);
-    let same = |(name, sql): (&String, &String), other: &Objects| {
-        let other = other.get(name);
-        other.is_some_and(|other| name.starts_with(TRIGGER) || bare(other) == bare(sql))
+    let is_trigger = |name: &str| name.starts_with(TRIGGER);
+    let acts = |(name, sql): &(&String, &String)| match expected.get(*name) {
+        Some(own) => !is_trigger(name) && bare(own) != bare(sql),
+        None => {
+            let unique = bare(sql).to_ascii_uppercase().starts_with("CREATE UNIQUE");
+            is_trigger(name) || unique
+        }
     };
-    let missing =
-        |(name, _): &(&String, &String)| !name.starts_with(TRIGGER) && !there.contains_key(*name);
-    let other = there.iter().find(|object| !same(*object, expected));
+    let missing = |(name, _): &(&String, &String)| !is_trigger(name) && !there.contains_key(*name);
+    let other = there.iter().find(acts);
     match other.or_else(|| expected.iter().find(missing)) {
         None => Ok(()),
         Some((object, _)) => Err(StoreError::Altered {

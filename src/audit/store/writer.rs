@@ -348,6 +348,8 @@ impl Store {
             let transaction = self
                 .connection
                 .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            // Now the triggers act, ours and whatever somebody has added.
+            schema::check_objects(&transaction)?;
             let more = archives::clear(&transaction)?;
             transaction.commit()?;
             Ok(more)
