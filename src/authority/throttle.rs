@@ -16,8 +16,6 @@ struct Windows {
     sources: HashMap<IpAddr, Window>,
     /// All sources together.
     all: Window,
-    /// What was listed has used up the time until then, in milliseconds since 1970.
-    spent: u64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -26,6 +24,16 @@ struct Window {
     began: u64,
     listed: u32,
     unlisted: u64,
+    /// What was listed has used up the time until then, in milliseconds since 1970.
+    spent: u64,
+}
+
+/// How many are listed in the long run.
+struct Rate {
+    /// One in that time.
+    each: Duration,
+    /// And after a quiet time that many more.
+    saved: u64,
 }
 
 impl Throttle {
@@ -33,9 +41,15 @@ impl Throttle {
     const LISTED_PER_SOURCE: u32 = 10;
     const LISTED_IN_ALL: u32 = 300;
     const SOURCES: usize = 10_000;
-    /// In the long run one is listed in that time, and after a quiet time that many more.
-    const EACH: Duration = Duration::from_secs(60);
-    const SAVED: u64 = 3_000;
+    const ALL: Rate = Rate {
+        each: Duration::from_secs(60),
+        saved: 3_000,
+    };
+    /// A few hosts that were removed, and ask each minute, must not hide what others try.
+    const SOURCE: Rate = Rate {
+        each: Duration::from_secs(3600),
+        saved: 60,
+    };
 
     pub(super) fn new() -> Self {
         Self {
@@ -51,30 +65,22 @@ impl Throttle {
         if windows.sources.len() >= Self::SOURCES {
             windows.sources.retain(|_, window| !window.over(now));
         }
-        windows.all.roll(now);
-        let each = Self::EACH.as_millis() as u64;
-        let saved = Self::SAVED * each;
-        // A clock may have been ahead.
-        if windows.spent.abs_diff(now) > saved {
-            windows.spent = now.saturating_sub(saved);
-        }
+        windows.all.roll(now, &Self::ALL);
         let known = windows.sources.len() < Self::SOURCES;
         let source = counted_source(source);
         if !known && !windows.sources.contains_key(&source) {
             return None;
         }
         let window = windows.sources.entry(source).or_default();
-        window.roll(now);
-        if window.listed >= Self::LISTED_PER_SOURCE
-            || windows.all.listed >= Self::LISTED_IN_ALL
-            || windows.spent + each > now
+        window.roll(now, &Self::SOURCE);
+        if !window.has_room(Self::LISTED_PER_SOURCE, &Self::SOURCE, now)
+            || !windows.all.has_room(Self::LISTED_IN_ALL, &Self::ALL, now)
         {
             window.unlisted += 1;
             return None;
         }
-        window.listed += 1;
-        windows.all.listed += 1;
-        windows.spent += each;
+        window.take(&Self::SOURCE);
+        windows.all.take(&Self::ALL);
         Some(std::mem::take(&mut window.unlisted))
     }
 }
@@ -84,11 +90,32 @@ impl Window {
         now.abs_diff(self.began) >= Throttle::WINDOW.as_millis() as u64
     }
 
-    fn roll(&mut self, now: u64) {
+    fn roll(&mut self, now: u64, rate: &Rate) {
         if self.over(now) {
             self.began = now;
             self.listed = 0;
         }
+        let saved = rate.saved * rate.each();
+        // A clock may have been ahead.
+        if self.spent.abs_diff(now) > saved {
+            self.spent = now.saturating_sub(saved);
+        }
+    }
+
+    fn has_room(&self, most: u32, rate: &Rate, now: u64) -> bool {
+        self.listed < most && self.spent + rate.each() <= now
+    }
+
+    fn take(&mut self, rate: &Rate) {
+        self.listed += 1;
+        self.spent += rate.each();
+    }
+}
+
+impl Rate {
+    /// In milliseconds.
+    fn each(&self) -> u64 {
+        self.each.as_millis() as u64
     }
 }
 
@@ -134,7 +161,7 @@ mod tests {
         let of_day = |day: u64| -> usize {
             let minutes =
                 (0..1440).map(|minute| start.plus(Duration::from_secs(day * 86_400 + minute * 60)));
-            let flood = minutes.flat_map(|now| (0..400_u32).map(move |n| (n % 40, now)));
+            let flood = minutes.flat_map(|now| (0..400_u32).map(move |n| (n, now)));
             flood
                 .filter(|(n, now)| {
                     let source = std::net::Ipv4Addr::from_bits(*n).into();
@@ -147,5 +174,25 @@ mod tests {
         // A week of quiet later, and before that by a clock that is put back.
         assert_eq!(of_day(8), 3_000 + 1_439);
         assert_eq!(of_day(3), 3_000 + 1_439);
+    }
+
+    #[test]
+    fn a_few_that_ask_for_ever_hide_nobody() {
+        let throttle = Throttle::new();
+        let start = Timestamp::from_secs(1_000_000);
+        let source = |n: u32| std::net::Ipv4Addr::from_bits(n).into();
+        let minute = |minute: u64| start.plus(Duration::from_secs(minute * 60));
+        let minutes = 0..14 * 1440;
+        let listed: usize = minutes
+            .map(|at| {
+                let hosts = 0..5;
+                hosts
+                    .filter(|n| throttle.list(source(*n), minute(at)).is_some())
+                    .count()
+            })
+            .sum();
+        assert_eq!(listed, 5 * (60 + 14 * 24 - 1));
+        let attacks = (100..300).filter(|n| throttle.list(source(*n), minute(20_160)).is_some());
+        assert_eq!(attacks.count(), 200);
     }
 }
