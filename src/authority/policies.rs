@@ -229,7 +229,7 @@ impl Authority {
                             tracing::info!(policy_set, "the policies are others now");
                         }
                         None if hurried || had_failed => {
-                            tracing::info!("the policies are what they were")
+                            tracing::info!("the policies are what they were");
                         }
                         None => {}
                     }
