@@ -78,7 +78,6 @@ impl Archive {
         let Some((first, next)) = reader.archivable(before)? else {
             return Ok(None);
         };
-        tidy(reader, first)?;
         let mut draft = Draft::begin(reader.archive_folder(), first)?;
         let mut kept = 0;
         for at in (first..next).step_by(PIECE as usize) {
@@ -89,6 +88,35 @@ impl Archive {
             draft.add(&entries)?;
         }
         Ok(Some((draft.finish(reader)?, kept)))
+    }
+
+    /// Removes the other files that begin where this one does and hold what the log has: a crash left
+    /// them. Only once an entry tells of this one: until then, one of them may be what the log is
+    /// about to name.
+    ///
+    /// # Errors
+    /// When one can't be removed.
+    pub fn tidy(&self, reader: &Reader) -> Result<(), StoreError> {
+        for file in fs::read_dir(reader.archive_folder())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let left = file.file_name();
+            let Some(next) = left.to_str().and_then(|left| {
+                let numbers = left.strip_prefix("entries-")?.strip_suffix(".jsonl.gz")?;
+                let next = numbers.strip_prefix(&format!("{}-", self.first))?;
+                next.parse().ok()
+            }) else {
+                continue;
+            };
+            let left = name(self.first, next);
+            if left != self.file && is_of_the_log(reader, self.first, next) {
+                let path = reader.archive_folder().join(left);
+                fs::remove_file(&path).map_err(|source| failed(&path, source))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -189,7 +217,7 @@ impl Draft {
             return Err(written.damaged(&format!("entry {index} is not what was committed")));
         }
         let path = self.folder.join(&archive.file);
-        if path.exists() {
+        if path.exists() && !is_of_the_log(reader, self.first, self.next) {
             return Err(StoreError::Occupied { path });
         }
         fs::rename(&self.path, &path)
@@ -199,37 +227,23 @@ impl Draft {
     }
 }
 
-/// Removes files that a crash left before an entry told of them: those that begin where the next
-/// one does, and hold nothing that the database does not have.
-fn tidy(reader: &Reader, first: u64) -> Result<(), StoreError> {
+/// Whether there is a file of those entries that holds what the tree has, as a crash leaves it before
+/// an entry tells of it.
+fn is_of_the_log(reader: &Reader, first: u64, next: u64) -> bool {
     let folder = reader.archive_folder();
-    for file in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = file.file_name();
-        let Some(next) = name.to_str().and_then(|name| {
-            let numbers = name.strip_prefix("entries-")?.strip_suffix(".jsonl.gz")?;
-            numbers.strip_prefix(&format!("{first}-"))?.parse().ok()
-        }) else {
-            continue;
-        };
-        let path = file.path();
-        let Ok((sha256, _)) = File::open(&path).and_then(|file| sha256_of(&file)) else {
-            continue;
-        };
-        let archive = Archive {
-            first,
-            next,
-            file: name.to_string_lossy().into_owned(),
-            sha256,
-        };
-        let left = next > first
-            && ArchiveFile::open(folder, &archive)
-                .and_then(|file| file.first_that_differs(reader))
-                .is_ok_and(|differs| differs.is_none());
-        if left {
-            fs::remove_file(&path).map_err(|source| failed(&path, source))?;
-        }
-    }
-    Ok(())
+    let file = name(first, next);
+    let sum = File::open(folder.join(&file)).and_then(|file| sha256_of(&file));
+    let Ok((sha256, _)) = sum else {
+        return false;
+    };
+    let archive = Archive {
+        first,
+        next,
+        file,
+        sha256,
+    };
+    let differs = || ArchiveFile::open(folder, &archive)?.first_that_differs(reader);
+    next > first && matches!(differs(), Ok(None))
 }
 
 impl Drop for Draft {

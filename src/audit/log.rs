@@ -355,15 +355,16 @@ impl Log {
         self.troubles.now()
     }
 
-    /// Deletes the entries that are archived, a few at a time with whatever waits in between.
+    /// Deletes the entries before a place that are archived, a few at a time with whatever waits in
+    /// between: see [`Reader::clearable`](super::Reader::clearable).
     ///
     /// # Errors
     /// When the file can't be written.
-    pub async fn clear_archived(&self) -> Result<(), LogError> {
+    pub async fn clear_archived(&self, before: u64) -> Result<(), LogError> {
         loop {
             let (done, answer) = oneshot::channel();
             self.writer
-                .send(Message::Clear { done })
+                .send(Message::Clear { before, done })
                 .map_err(|_| LogError::Stopped)?;
             if !answer.await.unwrap_or(Err(LogError::Stopped))? {
                 return Ok(());

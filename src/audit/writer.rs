@@ -43,6 +43,8 @@ pub(super) enum Message {
     Probe { waiting: Waiting },
     /// Archived entries may be deleted.
     Clear {
+        /// Only those in front of it.
+        before: u64,
         /// Is told whether there are more.
         done: oneshot::Sender<Result<bool, LogError>>,
     },
@@ -173,8 +175,8 @@ impl Writer {
                 batch.probe = true;
                 batch.waiting.push(waiting);
             }
-            Message::Clear { done } => {
-                let cleared = self.store.clear();
+            Message::Clear { before, done } => {
+                let cleared = self.store.clear(before);
                 // Who asked may be gone; the next start goes on.
                 done.send(cleared.map_err(|error| LogError::Unwritable(error.to_string())))
                     .ok();

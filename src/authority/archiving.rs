@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Authority, Refusal, now, spent};
-use crate::audit::{Archive, Event};
+use crate::audit::{Archive, Event, With};
 use crate::identity::SignedRequest;
 use crate::model::{ArchiveAnswer, ArchiveRequest, ArchivedFile};
 use crate::policy::AdminAction;
@@ -34,11 +34,14 @@ impl Authority {
             Ok(ask) => ask,
             Err(refusal) => return Err(refuse(refusal).await),
         };
-        let Ok(_alone) = Arc::clone(&self.archiving).try_lock_owned() else {
+        let Ok(alone) = Arc::clone(&self.archiving).try_lock_owned() else {
             let detail = "entries are being archived right now: try again in a moment";
             return Err(refuse(Refusal::Conflict(detail.to_owned())).await);
         };
-        self.log.clear_archived().await?;
+        // A file that the log does not tell of yet is nobody else's to touch, also when who asked for it
+        // hangs up meanwhile.
+        let alone = Arc::new(alone);
+        self.clear_archived().await?;
         let written = tokio::task::block_in_place(|| Archive::write(&self.reader, before))?;
         let Some((archive, kept)) = written else {
             self.read(&requester).await?;
@@ -57,9 +60,14 @@ impl Authority {
         };
         self.reserve(request, &requester, now)
             .await?
-            .commit(event, Some(spent(&requester)))
+            .commit_with(
+                event,
+                Some(spent(&requester)),
+                With::holding(Arc::clone(&alone)),
+            )
             .await?;
-        self.log.clear_archived().await?;
+        self.clear_archived().await?;
+        tokio::task::block_in_place(|| archive.tidy(&self.reader))?;
         let more = tokio::task::block_in_place(|| self.reader.archivable(before))?.is_some();
         Ok(ArchiveAnswer {
             archived: Some(ArchivedFile {
@@ -70,5 +78,13 @@ impl Authority {
             }),
             more,
         })
+    }
+
+    /// Has the database forget what is safe in files.
+    async fn clear_archived(&self) -> Result<(), Refusal> {
+        if let Some(before) = tokio::task::block_in_place(|| self.reader.clearable())? {
+            self.log.clear_archived(before).await?;
+        }
+        Ok(())
     }
 }

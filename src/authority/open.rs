@@ -108,7 +108,14 @@ impl Authority {
             }
         }
         // What a stop in between left.
-        log.clear_archived().await?;
+        match reader.clearable() {
+            Ok(Some(before)) => log.clear_archived(before).await?,
+            Ok(None) => {}
+            Err(error @ StoreError::Archive { .. }) => {
+                tracing::error!(%error, "archived entries stay in the database");
+            }
+            Err(error) => return Err(error.into()),
+        }
         for path in reader.missing_archives()? {
             tracing::error!(
                 ?path,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::support::{Ca, Home, Person, run, serve_fails};
+use crate::support::{Ca, Home, Person, run, serve_fails, tls, wait_until};
 
 /// Everything that may be archived.
 const ALL: [&str; 4] = ["audit", "archive", "--before", "2199-01-01T00:00:00Z"];
@@ -473,6 +474,44 @@ fn a_server_killed_while_it_archives_loses_nothing() {
     assert!(issued_in_all > 0);
 }
 
+/// As when the disk is slow: the client gives up, and the entry is still on its way.
+#[test]
+fn a_file_that_an_entry_is_about_to_name_stays() {
+    let ca = Ca::on(Home::with_history());
+    let alice = ca.admin();
+    let before = stored(&ca.home);
+    let ask = |until: &str| {
+        let request = alice.asks(&ca, "POST", "/v1/audit/archive");
+        request.json(&json!({"before": until}))
+    };
+    let log = open(&ca.home);
+    log.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut gives_up = tls(&ca).unwrap();
+    gives_up
+        .write_all(&ask(&time(&before[800])).bytes())
+        .unwrap();
+    let file = ca.home.path().join("archive/entries-0-768.jsonl.gz");
+    wait_until("the file", || file.exists());
+    drop(gives_up);
+    let second = std::thread::scope(|scope| {
+        let second = scope.spawn(|| ask("2199-01-01T00:00:00Z").send());
+        // Long enough for another file.
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(file.exists());
+        log.execute_batch("COMMIT").unwrap();
+        second.join().unwrap()
+    });
+    let (status, kind, detail) = second.problem();
+    assert_eq!((status, kind.as_str()), (409, "conflict"), "{detail}");
+    wait_until("the entry", || !ca.home.entries("log-archived").is_empty());
+    alice.hallpass(ALL).ok();
+    let ca = Ca::on(ca.stop());
+    alice.connect(&ca);
+    assert_eq!(ca.home.entries("log-archived").len(), 2);
+    assert!(stored(&ca.home).len() < before.len() - 1000);
+    assert!(listed(&alice, &[]).starts_with(&before));
+}
+
 #[test]
 fn what_a_crash_left_is_finished_or_tidied() {
     let ca = Ca::on(Home::with_history());
@@ -492,6 +531,7 @@ fn what_a_crash_left_is_finished_or_tidied() {
     let members = [0, 1].map(|member| length_of_member(&content, member));
     let shorter = folder.join("entries-0-512.jsonl.gz");
     fs::write(&shorter, &content[..members[0] + members[1]]).unwrap();
+    fs::write(folder.join(file.file_name().unwrap()), &content).unwrap();
     // Not what a crash left, and nobody's to remove.
     let foreign = folder.join("entries-0-99999.jsonl.gz");
     fs::write(&foreign, "mine").unwrap();
@@ -530,6 +570,26 @@ fn what_a_crash_left_is_finished_or_tidied() {
     drop(insert);
     drop(log);
     let half = stored(&done).len();
+    // The database has the only copy of what it still has, unless the file is what it was.
+    let mut done = done;
+    let mut changed = content.clone();
+    changed[content.len() - 100] ^= 1;
+    for content in [None, Some(changed)] {
+        match &content {
+            None => fs::remove_file(&file).unwrap(),
+            Some(content) => fs::write(&file, content).unwrap(),
+        }
+        let ca = Ca::on(done);
+        alice.connect(&ca);
+        let ran = alice.hallpass(ALL);
+        assert_eq!(ran.code, 69, "{ran:?}");
+        assert!(ran.err.contains(file.to_str().unwrap()), "{ran:?}");
+        let kept = ca.server_log().matches("stay in the database").count();
+        assert_eq!(kept, if content.is_none() { 1 } else { 2 });
+        done = ca.stop();
+        assert!(stored(&done).len() > half);
+    }
+    fs::write(&file, &content).unwrap();
     let ca = Ca::on(done);
     alice.connect(&ca);
     assert!(stored(&ca.home).len() < half - 500);

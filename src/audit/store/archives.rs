@@ -66,13 +66,19 @@ pub(super) fn record(
     Ok(())
 }
 
-/// Deletes some entries that are archived, and says whether there are more. Kept are those that
-/// state is rebuilt from, and the first of each piece, by which times are found.
-pub(super) fn clear(transaction: &Transaction<'_>) -> Result<bool, rusqlite::Error> {
-    let cleared: i64 = transaction
+/// Before which place archived entries were deleted.
+pub(super) fn cleared(connection: &Connection) -> Result<u64, rusqlite::Error> {
+    let cleared: i64 = connection
         .prepare_cached("SELECT coalesce((SELECT value FROM marks WHERE name = 'cleared'), 0)")?
         .query_row([], |row| row.get(0))?;
-    let end = end(transaction)? as i64;
+    Ok(cleared as u64)
+}
+
+/// Deletes some entries before a place that are archived, and says whether there are more. Kept are
+/// those that state is rebuilt from, and the first of each piece, by which times are found.
+pub(super) fn clear(transaction: &Transaction<'_>, before: u64) -> Result<bool, rusqlite::Error> {
+    let cleared = cleared(transaction)? as i64;
+    let end = end(transaction)?.min(before) as i64;
     let next = end.min(cleared + CLEARED_AT_ONCE);
     if next <= cleared {
         return Ok(false);

@@ -239,6 +239,26 @@ impl Reader {
         Ok(archive::plan(archived, limit))
     }
 
+    /// Before which place archived entries may be deleted, if there are any left: the files that have
+    /// them are read again and are what the log recorded.
+    ///
+    /// # Errors
+    /// When such a file is missing or was changed, so that the database may have the only copy, or
+    /// when the database can't be read.
+    pub fn clearable(&self) -> Result<Option<u64>, StoreError> {
+        let (files, cleared) = {
+            let connection = self.connection();
+            (archives::all(&connection)?, archives::cleared(&connection)?)
+        };
+        let left = files.iter().filter(|archive| archive.next > cleared);
+        let mut before = None;
+        for archive in left {
+            ArchiveFile::open(&self.folder, archive)?;
+            before = Some(archive.next);
+        }
+        Ok(before)
+    }
+
     /// The files of archived entries that are not where they should be.
     ///
     /// # Errors

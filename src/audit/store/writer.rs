@@ -340,8 +340,8 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes some of the entries that are archived, and says whether there are more.
-    pub(in crate::audit) fn clear(&mut self) -> Result<bool, StoreError> {
+    /// Deletes some of the entries before a place that are archived, and says whether there are more.
+    pub(in crate::audit) fn clear(&mut self, before: u64) -> Result<bool, StoreError> {
         self.check_files()?;
         set_triggers(&self.connection, true)?;
         let cleared = (|| {
@@ -350,7 +350,7 @@ impl Store {
                 .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             // Now the triggers act, ours and whatever somebody has added.
             schema::check_objects(&transaction)?;
-            let more = archives::clear(&transaction)?;
+            let more = archives::clear(&transaction, before)?;
             transaction.commit()?;
             Ok(more)
         })();
