@@ -90,6 +90,14 @@ impl Archive {
         Ok(Some((draft.finish(reader)?, kept)))
     }
 
+    /// Checks that its file in that folder is what the log recorded.
+    ///
+    /// # Errors
+    /// When it is missing, can't be read or was changed.
+    pub fn check(&self, folder: &Path) -> Result<(), StoreError> {
+        ArchiveFile::open(folder, self).map(drop)
+    }
+
     /// Removes the other files that begin where this one does and hold what the log has: a crash left
     /// them. Only once an entry tells of this one: until then, one of them may be what the log is
     /// about to name.

@@ -30,6 +30,8 @@ pub use log::{Counter, Log, LogError, Opened, Place, Slot, Spent, With};
 pub use proof::{EntryProof, Hashes, ProofError};
 pub use range::{Rebuilt, Stretch};
 pub use signers::LogSigners;
-pub use store::{Database, Filter, Found, Reader, Snapshot, StoreError, TileRange, Trouble};
+pub use store::{
+    Adopted, Database, Filter, Found, Reader, Snapshot, StoreError, TileRange, Trouble,
+};
 pub use tree::{Frontier, Hash, record_hash};
 pub use verify::{Beside, Columns, Entries, Expected, Stored, Verified, Wrong, verify};

@@ -27,11 +27,14 @@ pub struct BackedUp {
     pub size: u64,
     /// When.
     pub time: Timestamp,
+    /// What of the home is not what it was, so that the backup is not either, in words.
+    pub damage: Vec<String>,
 }
 
 impl Home {
     /// Writes all that a home is into one file: configuration, policies, sealed keys, the log as it
-    /// is at this moment and its archived entries.
+    /// is at this moment and its archived entries. Of a damaged home, a backup that says so is better
+    /// than none.
     ///
     /// # Errors
     /// When the file is there already or can't be written, or a part can't be read. Then nothing
@@ -48,6 +51,8 @@ impl Home {
         let copy = Draft::beside(file, ".db")?;
         // The log first: the files that it names are there.
         let snapshot = Snapshot::take(&self.database(), &copy.path)?;
+        let mut damage = Vec::new();
+        damage.extend(self.check_copy(&snapshot, &copy.path)?);
         let draft = Draft::beside(file, "")?;
         let failed = |source| BackupError::File {
             path: draft.path.clone(),
@@ -68,8 +73,16 @@ impl Home {
             }
         }
         for archive in &snapshot.archives {
-            let name = format!("archive/{}", archive.file);
-            backup.add_file(&name, &self.archive().join(&archive.file))?;
+            let path = self.archive().join(&archive.file);
+            if let Err(error) = archive.check(&self.archive()) {
+                damage.push(error.to_string());
+                let read =
+                    File::open(&path).and_then(|mut file| io::copy(&mut file, &mut io::sink()));
+                if read.is_err() {
+                    continue;
+                }
+            }
+            backup.add_file(&format!("archive/{}", archive.file), &path)?;
         }
         backup.add_file("hallpass.db", &copy.path)?;
         backup.finish().map_err(failed)?;
@@ -88,7 +101,26 @@ impl Home {
         Ok(BackedUp {
             size: snapshot.size,
             time,
+            damage,
         })
+    }
+
+    /// Whether the copy of the log can be restored: what of it does not fit, in words.
+    fn check_copy(&self, snapshot: &Snapshot, copy: &Path) -> Result<Option<String>, StoreError> {
+        let keys = match self.log_keys() {
+            Ok(keys) => keys,
+            Err(error) => return Ok(Some(error.to_string())),
+        };
+        match snapshot.check(copy, &keys) {
+            Ok(()) => Ok(None),
+            Err(error @ (StoreError::File { .. } | StoreError::Sqlite(_))) => Err(error),
+            Err(error) => {
+                // The copy goes; what it is of has the same.
+                let (copy, database) = (copy.to_string_lossy(), self.database());
+                let error = error.to_string();
+                Ok(Some(error.replace(&*copy, &database.to_string_lossy())))
+            }
+        }
     }
 }
 
@@ -232,7 +264,12 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        fs::remove_file(&self.path).ok();
+        // What SQLite puts beside it goes with it, unless the disk was full.
+        for ending in ["", "-wal", "-shm"] {
+            let mut path = self.path.clone().into_os_string();
+            path.push(ending);
+            fs::remove_file(path).ok();
+        }
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Restored {
     pub size: u64,
     /// When the backup was made.
     pub backup: Timestamp,
+    /// The files of archived entries that were missing or damaged before the backup was made.
+    pub damaged: Vec<StoreError>,
 }
 
 impl Home {
@@ -55,7 +57,7 @@ impl Home {
         let keys = home.log_keys();
         let keys = keys.map_err(|_| RestoreError::damaged(backup, "it has no key of the log"))?;
         let expire = ReplayGuard::expiry(now());
-        let size =
+        let adopted =
             Snapshot::adopt(&home.database(), &keys, time, expire).map_err(RestoreError::Log)?;
         let put = || {
             for part in [
@@ -76,7 +78,14 @@ impl Home {
             path: folder.to_owned(),
             source,
         })?;
-        Ok(Restored { size, backup: time })
+        let damaged = adopted.damaged.iter();
+        Ok(Restored {
+            size: adopted.size,
+            backup: time,
+            damaged: damaged
+                .filter_map(|archive| archive.check(&self.archive()).err())
+                .collect(),
+        })
     }
 }
 

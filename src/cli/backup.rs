@@ -9,7 +9,8 @@ use crate::authority::{BackupError, Home, RestoreError};
 /// Write all of a home into one file, also while its server works
 ///
 /// The file holds hallpass.toml, the policies, the keys as they are sealed, the log as it is at this
-/// moment and the files of archived entries. It does not hold the passphrase.
+/// moment and the files of archived entries. It does not hold the passphrase. When something in the
+/// home is damaged, it is backed up all the same, and the command says what and ends with exit code 76.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:
@@ -52,7 +53,22 @@ pub(super) fn back_up(args: Backup) -> Result<(), Failure> {
         "Backed up {folder} with {} log entries to {file}.\nWithout the passphrase, the keys in it \
          can't be used: keep that elsewhere.\n",
         backed_up.size
-    ))
+    ))?;
+    whole(
+        &backed_up.damage,
+        "the home is damaged, and so is this backup of it",
+        "Keep the backups from before",
+    )
+}
+
+/// Ends with an error that lists what is damaged, if anything is.
+fn whole(damage: &[impl ToString], what: &str, next: &str) -> Result<(), Failure> {
+    if damage.is_empty() {
+        return Ok(());
+    }
+    let damage: Vec<String> = damage.iter().map(ToString::to_string).collect();
+    let damage = damage.join("; ");
+    Err(Failure::log(format!("{what}: {damage}. {next}")))
 }
 
 pub(super) fn restore(args: Restore) -> Result<(), Failure> {
@@ -80,5 +96,10 @@ What follows from it:
     server works again, tell people to run `hallpass connect` again.
 ",
         restored.size
-    ))
+    ))?;
+    whole(
+        &restored.damaged,
+        "the home is made, but was damaged before the backup",
+        "Everything else works: look for the files in older backups",
+    )
 }

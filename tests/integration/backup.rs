@@ -172,6 +172,73 @@ fn a_working_home_is_backed_up_and_comes_back_whole() {
 }
 
 #[test]
+fn a_damaged_home_is_backed_up_and_said_to_be_damaged() {
+    let ca = Ca::on(Home::with_history());
+    let alice = ca.admin();
+    alice
+        .hallpass(["audit", "archive", "--before", "2199-01-01T00:00:00Z"])
+        .ok();
+    let home = ca.stop();
+    let archive = home.path().join("archive/entries-0-1280.jsonl.gz");
+    let whole = fs::read(&archive).unwrap();
+    let mut changed = whole.clone();
+    changed[whole.len() / 2] ^= 1;
+    let folder = Folder::new();
+    for (content, why) in [
+        (None, "No such file or directory"),
+        (Some(changed), "it was changed"),
+    ] {
+        match content {
+            None => fs::remove_file(&archive).unwrap(),
+            Some(content) => fs::write(&archive, content).unwrap(),
+        }
+        let file = folder.join("archive.tar.gz");
+        let ran = back_up(&home, &file);
+        assert_eq!(ran.code, 76, "{ran:?}");
+        assert!(ran.out.starts_with("Backed up "), "{ran:?}");
+        let damaged = format!("{}: {why}", text(&archive));
+        assert!(ran.err.contains(&damaged), "{ran:?}");
+        assert!(ran.err.contains("entries 0 to 1279"), "{ran:?}");
+        // All else comes back and works, and the file may come out of an older backup.
+        let other = Home::new();
+        fs::remove_dir_all(other.path()).unwrap();
+        let ran = restore(&file, &other.path());
+        assert_eq!(ran.code, 76, "{ran:?}");
+        assert!(ran.out.starts_with("Made "), "{ran:?}");
+        let archive = other.path().join("archive/entries-0-1280.jsonl.gz");
+        let damaged = format!("{}: {why}", text(&archive));
+        assert!(ran.err.contains(&damaged), "{ran:?}");
+        let ca = Ca::on(other);
+        alice.connect(&ca);
+        assert_eq!(alice.hallpass(["audit", "show", "7"]).code, 69);
+        fs::create_dir_all(archive.parent().unwrap()).unwrap();
+        fs::write(&archive, &whole).unwrap();
+        alice.hallpass(["audit", "show", "7"]).ok();
+        fs::remove_file(&file).unwrap();
+    }
+    fs::write(&archive, &whole).unwrap();
+    let file = folder.join("log.tar.gz");
+    let log = rusqlite::Connection::open(home.database()).unwrap();
+    log.execute_batch(
+        "DROP TRIGGER entries_stay;
+         UPDATE entries SET body = replace(body, ':600', ':601') WHERE idx = 1400",
+    )
+    .unwrap();
+    drop(log);
+    let ran = back_up(&home, &file);
+    assert_eq!(ran.code, 76, "{ran:?}");
+    let damaged = format!(
+        "{} was changed: entry 1400 is not what was committed",
+        text(&home.database())
+    );
+    assert!(ran.err.contains(&damaged), "{ran:?}");
+    nothing_but(folder.path(), &["log.tar.gz"]);
+    let ran = restore(&file, &folder.join("none"));
+    assert_eq!(ran.code, 65, "{ran:?}");
+    nothing_but(folder.path(), &["log.tar.gz"]);
+}
+
+#[test]
 fn a_home_that_nobody_serves_is_backed_up_as_well() {
     let home = Ca::start().kill();
     let folder = Folder::new();

@@ -29,7 +29,7 @@ pub use backfill::Trouble;
 pub(super) use backfill::Troubles;
 pub use reader::{Reader, TileRange};
 pub use search::{Filter, Found};
-pub use snapshot::Snapshot;
+pub use snapshot::{Adopted, Snapshot};
 pub use whole::Database;
 pub(super) use writer::{Commit, End, Row, Store};
 

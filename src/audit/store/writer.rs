@@ -358,6 +358,11 @@ impl Store {
         cleared
     }
 
+    /// To read what it has.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// Says in the database that it was restored, until an entry does.
     pub(in crate::audit) fn mark_restored(
         &self,
