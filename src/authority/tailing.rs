@@ -25,6 +25,8 @@ pub struct Tail {
     requester: Requester,
     filter: Filter,
     newest: watch::Receiver<Option<Checkpoint>>,
+    /// What was found before the first was asked for.
+    ready: Vec<(EntryIndex, String)>,
     /// Whether there may be more on disk than was looked at.
     behind: bool,
 }
@@ -33,7 +35,7 @@ impl Authority {
     /// Begins to read the log live at `from`; at the newest entry when left out.
     ///
     /// # Errors
-    /// When the requester may not read the log.
+    /// When the requester may not read the log, or it can't be read there.
     pub async fn tail(
         self: &Arc<Self>,
         request: &SignedRequest,
@@ -47,13 +49,16 @@ impl Authority {
         self.read(&requester).await?;
         let newest = self.log.newest();
         filter.from = from.unwrap_or_else(|| EntryIndex(size(&newest).saturating_sub(1)));
-        Ok(Tail {
+        let mut tail = Tail {
             authority: Arc::clone(self),
             requester,
             filter,
             newest,
+            ready: Vec::new(),
             behind: true,
-        })
+        };
+        tail.ready = tail.look()?;
+        Ok(tail)
     }
 
     /// Whether a requester who was identified may still read the log.
@@ -89,7 +94,11 @@ impl Tail {
                 tracing::info!(user = %actor.requester, "may not read the log any more");
                 return None;
             }
+            if !self.ready.is_empty() {
+                return Some(std::mem::take(&mut self.ready));
+            }
             if self.behind {
+                // Whoever asks anew is told why.
                 let entries = self.look().ok()?;
                 if !entries.is_empty() {
                     return Some(entries);

@@ -24,6 +24,8 @@ pub struct Follower<'a> {
     next: EntryIndex,
     events: Option<Events>,
     pause: Duration,
+    /// Why the server does not go on, as it was told last.
+    refusal: Option<String>,
 }
 
 /// What there is to tell.
@@ -33,6 +35,8 @@ pub enum News {
     Entry(EntryIndex, Box<RawValue>),
     /// The connection was lost. It is tried again until it is back.
     Lost(String),
+    /// The server is there and does not go on, for a reason that may pass. It is tried again.
+    Refused(String),
     /// The connection is back, and nothing was missed.
     Regained,
 }
@@ -55,6 +59,7 @@ impl<'a> Follower<'a> {
             next: from,
             events: None,
             pause: FIRST_PAUSE,
+            refusal: None,
         };
         follower.events = Some(follower.connect()?);
         Ok(follower)
@@ -71,9 +76,19 @@ impl<'a> Follower<'a> {
                 self.pause = LONGEST_PAUSE.min(self.pause * 2);
                 match self.connect() {
                     Ok(events) => self.events = Some(events),
-                    Err(error) if is_passing(&error) => continue,
+                    Err(error) if is_passing(&error) => {
+                        let HistoryError::Api(ApiError::Refused { detail, .. }) = error else {
+                            continue;
+                        };
+                        if self.refusal.as_ref() == Some(&detail) {
+                            continue;
+                        }
+                        self.refusal = Some(detail.clone());
+                        return Ok(News::Refused(detail));
+                    }
                     Err(error) => return Err(error),
                 }
+                self.refusal = None;
                 return Ok(News::Regained);
             };
             let why = match events.next() {

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Ca, Folder, Person, issue, run, tls, tls_from, under_load, wait_until};
+use crate::support::{Ca, Folder, Home, Person, issue, run, tls, tls_from, under_load, wait_until};
 use rustls::{ClientConnection, StreamOwned};
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
@@ -249,6 +249,54 @@ fn who_may_not_read_the_log_may_not_follow_it() {
             "{query}"
         );
     }
+}
+
+#[test]
+fn an_archive_that_cant_be_read_is_named() {
+    let ca = Ca::on(Home::with_history());
+    let admin = ca.admin();
+    let log = ca.home.lines();
+    let time = |entry: &str| {
+        let entry: serde_json::Value = serde_json::from_str(entry).unwrap();
+        entry["time"].as_str().unwrap().to_owned()
+    };
+    for before in [&time(&log[800]), "2199-01-01T00:00:00Z"] {
+        admin
+            .hallpass(["audit", "archive", "--before", before])
+            .ok();
+    }
+    let ca = Ca::on(ca.stop());
+    admin.connect(&ca);
+    let file = ca.home.path().join("archive/entries-768-1280.jsonl.gz");
+    let aside = ca.home.path().join("aside");
+    fs::rename(&file, &aside).unwrap();
+    let named = format!("{}: No such file", file.display());
+
+    // From where it can't be read on.
+    let mut tail = Follower::start(&admin, &["--from", "1000"]);
+    assert_eq!(tail.wait(), Some(69), "{}", tail.err());
+    assert!(tail.out().is_empty() && tail.err().contains(&named));
+    let request = admin.asks(&ca, "GET", "/v1/audit/tail?from=1000");
+    let (status, _, detail) = request.send().problem();
+    assert_eq!(status, 503);
+    assert!(detail.contains(&named), "{detail}");
+
+    // Up to there, and on when it is back.
+    let mut tail = Follower::start(&admin, &["--json", "--from", "0"]);
+    wait_until("the name of the file", || tail.err().contains(&named));
+    assert!(tail.out() == log[..768], "{} entries", tail.out().len());
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(tail.err().matches(&named).count(), 1, "{}", tail.err());
+    fs::rename(&aside, &file).unwrap();
+    wait_until("all", || tail.out().len() >= log.len());
+    assert!(tail.out().starts_with(&log));
+    let said = tail.err();
+    assert!(
+        said.ends_with("hallpass: the connection is back\n"),
+        "{said}"
+    );
+    tail.signal(libc::SIGINT);
+    assert_eq!(tail.wait(), None);
 }
 
 #[test]

@@ -90,7 +90,14 @@ impl Reader {
                     }
                 }
             };
-            let (first, piece) = self.piece(&archive, window.start)?;
+            let (first, piece) = match self.piece(&archive, window.start) {
+                // What was found in front of it is good. Whoever goes on is told.
+                Err(StoreError::Archive { .. }) if !search.found.entries.is_empty() => {
+                    search.found.next = Some(EntryIndex(window.start));
+                    return Ok(search.found);
+                }
+                piece => piece?,
+            };
             // Beyond its end, another window may begin.
             from = window.end.min(first + piece.len() as u64);
             for (index, body) in (first..).zip(piece) {

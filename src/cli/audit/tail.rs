@@ -101,6 +101,7 @@ pub(super) fn run(args: &Tail) -> Result<(), Failure> {
         match follower.wait()? {
             News::Entry(_, entry) => print(args.line(&entry)?)?,
             News::Lost(why) => say(&format!("the connection was lost: {why}; trying again")),
+            News::Refused(why) => say(&format!("{why}; trying again")),
             News::Regained => say("the connection is back"),
         }
     }
