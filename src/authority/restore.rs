@@ -15,6 +15,13 @@ use crate::identity::ReplayGuard;
 use crate::keys::{SignError, is_key, random_bytes};
 use crate::model::Timestamp;
 
+/// In a folder that stays, where the home is until it is whole.
+const DRAFT: &str = ".restore";
+/// What else may be there: what file systems begin with, and what keeps others off.
+const LOST: &str = "lost+found";
+const LOCK: &str = "hallpass.lock";
+const CONFIG: &str = "hallpass.toml";
+
 /// What a home was made of.
 pub struct Restored {
     /// How many entries the log has.
@@ -26,24 +33,31 @@ pub struct Restored {
 }
 
 impl Home {
-    /// Makes the home out of a backup, whole or not at all.
+    /// Makes the home out of a backup, whole or not at all. A folder that is there must be empty, and
+    /// stays.
     ///
     /// # Errors
     /// When there is a home already, or the backup is not what was written.
     pub fn restore(&self, backup: &Path) -> Result<Restored, RestoreError> {
-        self.check_free()?;
         let folder = self.folder();
-        let occupied = fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some());
-        if occupied || (fs::symlink_metadata(folder).is_ok() && !folder.is_dir()) {
-            return Err(RestoreError::Occupied {
-                path: folder.to_owned(),
-            });
+        // What a volume is mounted on can't be replaced.
+        let stays = fs::symlink_metadata(folder).is_ok();
+        if stays && !folder.join(DRAFT).exists() {
+            // Before anything is written to a folder that may be somebody else's.
+            self.check_empty()?;
         }
         let file = File::open(backup).map_err(|source| RestoreError::Unreadable {
             path: backup.to_owned(),
             source,
         })?;
-        let draft = Draft::beside(folder)?;
+        let alone = stays.then(|| self.lock()).transpose();
+        let _alone = alone.map_err(InitError::from)?;
+        let draft = if stays {
+            self.check_empty()?;
+            Draft::within(folder)?
+        } else {
+            Draft::beside(folder)?
+        };
         let home = Self::new(&draft.0);
         let time = Unpacking {
             backup,
@@ -70,7 +84,9 @@ impl Home {
                     File::open(part)?.sync_all()?;
                 }
             }
-            // An empty folder gives way.
+            if stays {
+                return draft.move_up(folder);
+            }
             fs::rename(&draft.0, folder)?;
             File::open(folder_of(folder))?.sync_all()
         };
@@ -87,12 +103,92 @@ impl Home {
                 .collect(),
         })
     }
+
+    /// Checks that there is nothing in the folder but what a new volume has, and what a restore left
+    /// that did not come far.
+    fn check_empty(&self) -> Result<(), RestoreError> {
+        let folder = self.folder();
+        let occupied = |path| RestoreError::Occupied { path };
+        if !folder.is_dir() {
+            return Err(occupied(folder.to_owned()));
+        }
+        let more = || {
+            for file in fs::read_dir(folder)? {
+                let file = file?;
+                if [LOST, LOCK, DRAFT]
+                    .iter()
+                    .all(|name| file.file_name() != *name)
+                {
+                    return Ok(Some(file.path()));
+                }
+            }
+            Ok(None)
+        };
+        let more = more().map_err(|source| RestoreError::File {
+            path: folder.to_owned(),
+            source,
+        })?;
+        // What was served had its configuration.
+        let unmoved = folder.join(DRAFT).join(CONFIG).exists() && !self.config_path().exists();
+        if more.is_some() && unmoved {
+            return Err(RestoreError::Interrupted {
+                folder: folder.to_owned(),
+            });
+        }
+        self.check_free()?;
+        more.map_or(Ok(()), |path| Err(occupied(path)))
+    }
 }
 
-/// A home that goes unless it gets its name.
+/// A home that goes unless it gets its name or its place.
 struct Draft(PathBuf);
 
 impl Draft {
+    /// In a folder that is ours alone, and empty.
+    fn within(folder: &Path) -> Result<Self, RestoreError> {
+        let path = folder.join(DRAFT);
+        let make = || {
+            // What a restore left that was killed: nothing of it has its place yet.
+            if path.exists() {
+                fs::remove_dir_all(&path)?;
+            }
+            DirBuilder::new().mode(0o700).create(&path)
+        };
+        make().map_err(|source| RestoreError::File {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Self(path))
+    }
+
+    /// Gives each part its place. The last is `hallpass.toml`, without which nothing is a home.
+    fn move_up(&self, folder: &Path) -> io::Result<()> {
+        let mut parts = fs::read_dir(&self.0)?
+            .map(|part| Ok(part?.file_name()))
+            .collect::<io::Result<Vec<_>>>()?;
+        parts.sort_by_key(|name| name == CONFIG);
+        let mut moved = Vec::new();
+        let move_all = || {
+            for name in parts {
+                let place = folder.join(&name);
+                if fs::symlink_metadata(&place).is_ok() {
+                    return Err(io::ErrorKind::AlreadyExists.into());
+                }
+                if name == CONFIG {
+                    File::open(folder)?.sync_all()?;
+                }
+                fs::rename(self.0.join(&name), place)?;
+                moved.push(name);
+            }
+            File::open(folder)?.sync_all()
+        };
+        move_all().inspect_err(|_| {
+            for name in moved.iter().rev() {
+                fs::rename(folder.join(name), self.0.join(name)).ok();
+            }
+        })
+    }
+
     fn beside(folder: &Path) -> Result<Self, RestoreError> {
         let mark = u64::from_be_bytes(random_bytes()?);
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
@@ -270,10 +366,21 @@ fn time_of(label: &str) -> Option<Timestamp> {
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// Something is there already.
-    #[error("{path} exists already, and is not overwritten: choose another --home")]
+    #[error(
+        "{path} exists already, and is not overwritten: move it away, or choose another --home"
+    )]
     Occupied {
-        /// The folder.
+        /// What.
         path: PathBuf,
+    },
+    /// A restore was killed when some parts had their place.
+    #[error(
+        "{folder} has a part of a home, of a restore that was interrupted, and .restore the rest; it \
+         was never served. Remove all that is in it, and restore again"
+    )]
+    Interrupted {
+        /// The home.
+        folder: PathBuf,
     },
     /// A part of a home is there already.
     #[error(transparent)]

@@ -36,7 +36,7 @@ pub(super) struct Restore {
     /// A file that `hallpass backup` wrote
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// The home to make, which must not exist
+    /// The home to make: a folder that does not exist, or is empty as a new volume is
     #[arg(long, env = "HALLPASS_HOME", value_name = "DIR")]
     home: Option<PathBuf>,
 }
@@ -78,7 +78,9 @@ pub(super) fn restore(args: Restore) -> Result<(), Failure> {
         RestoreError::NoBackup { .. } | RestoreError::Damaged { .. } | RestoreError::Log(_) => {
             Failure::data(error)
         }
-        RestoreError::Occupied { .. } | RestoreError::Home(_) => Failure::config(error),
+        RestoreError::Occupied { .. }
+        | RestoreError::Interrupted { .. }
+        | RestoreError::Home(_) => Failure::config(error),
         RestoreError::File { .. } => Failure::output(error),
         RestoreError::Randomness(_) => Failure::internal(error),
     })?;

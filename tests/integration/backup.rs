@@ -3,13 +3,15 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::{Ca, Folder, Home, Person, Ran, fails_when_full, run, serve_fails};
+use crate::support::{
+    Ca, Folder, Home, Person, Ran, Volume, fails_when_full, run, serve_fails, wait_until,
+};
 
 fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hallpass"));
@@ -93,7 +95,7 @@ fn a_working_home_is_backed_up_and_comes_back_whole() {
                 *newest.lock().unwrap() = issue(&ca, &bob);
             }
         });
-        crate::support::wait_until("something is issued", || *newest.lock().unwrap() > 0);
+        wait_until("something is issued", || *newest.lock().unwrap() > 0);
         let before = *newest.lock().unwrap();
         let said = back_up(&ca.home, &file).ok();
         done.store(true, Ordering::Relaxed);
@@ -479,8 +481,108 @@ fn a_backup_that_is_not_what_was_written_makes_no_home() {
     let ran = restore(&file, &home);
     assert_eq!(ran.code, 78, "{ran:?}");
     nothing_but(&home, &["mine"]);
+    assert!(ran.err.contains(text(&home.join("mine"))), "{ran:?}");
     fs::remove_file(home.join("mine")).unwrap();
     restore(&file, &home).ok();
+}
+
+#[test]
+fn a_home_comes_back_on_a_volume_of_its_own() {
+    let ca = Ca::start();
+    let alice = ca.admin();
+    let folder = Folder::new();
+    let file = folder.join("b.tar.gz");
+    back_up(&ca.home, &file).ok();
+    let original = parts(&ca.stop().path());
+
+    // In place of a test's own home, so that it can be served.
+    let home = Home::unmade();
+    fs::create_dir(home.path()).unwrap();
+    let volume = Volume::on(&home.path(), "64m");
+    fs::create_dir(volume.0.join("lost+found")).unwrap();
+    let bad = folder.join("bad.tar.gz");
+    let whole = fs::read(&file).unwrap();
+    fs::write(&bad, &whole[..whole.len() / 2]).unwrap();
+    assert_eq!(restore(&bad, &volume.0).code, 65);
+    nothing_but(&volume.0, &["hallpass.lock", "lost+found"]);
+    restore(&file, &volume.0).ok();
+    assert_eq!(parts(&volume.0), original);
+    assert!(!volume.0.join(".restore").exists());
+    assert_eq!(restore(&file, &volume.0).code, 78);
+    let ca = Ca::on(home);
+    alice.connect(&ca);
+    issue(&ca, &ca.enrol("bob", &["on-call"]));
+    let home = ca.stop();
+    drop(volume);
+    drop(home);
+
+    let empty = folder.private("empty");
+    let link = folder.join("link");
+    std::os::unix::fs::symlink(&empty, &link).unwrap();
+    restore(&file, &link).ok();
+    assert_eq!(parts(&empty), original);
+    let here = folder.private("here");
+    let mut command = program(&["restore", text(&file), "--home", "."]);
+    Ran::of(command.current_dir(&here)).ok();
+    assert_eq!(parts(&here), original);
+}
+
+#[test]
+fn a_restore_that_is_killed_makes_no_home_and_the_next_one_does() {
+    let ca = Ca::on(Home::with_history());
+    let folder = Folder::new();
+    let file = folder.join("b.tar.gz");
+    back_up(&ca.home, &file).ok();
+    let original = parts(&ca.stop().path());
+    let home = folder.private("home");
+    let begin = || {
+        let mut command = program(&["restore", text(&file), "--home", text(&home)]);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+        let restoring = command.spawn().unwrap();
+        wait_until("a beginning", || home.join(".restore").exists());
+        restoring
+    };
+    for wait in [0, 20, 60, 120, 240, 480] {
+        let mut restoring = begin();
+        if wait == 0 {
+            // Two at once.
+            let ran = restore(&file, &home);
+            assert_eq!(ran.code, 78, "{ran:?}");
+            assert!(ran.err.contains("another hallpass works on"), "{ran:?}");
+        }
+        std::thread::sleep(Duration::from_millis(wait));
+        restoring.kill().ok();
+        let done = restoring.wait().unwrap().success();
+        if !home.join("hallpass.toml").exists() {
+            assert!(!done);
+            restore(&file, &home).ok();
+        }
+        assert_eq!(parts(&home), original);
+        fs::remove_dir_all(&home).unwrap();
+        folder.private("home");
+    }
+
+    // Killed between the first and the last part.
+    restore(&file, &home).ok();
+    let rest = home.join(".restore");
+    fs::create_dir(&rest).unwrap();
+    fs::rename(home.join("hallpass.toml"), rest.join("hallpass.toml")).unwrap();
+    for part in ["keys", "hallpass.db"] {
+        let ran = restore(&file, &home);
+        assert_eq!(ran.code, 78, "{ran:?}");
+        fs::rename(home.join(part), rest.join(part)).unwrap();
+    }
+    let ran = restore(&file, &home);
+    assert_eq!(ran.code, 78, "{ran:?}");
+    let said =
+        "of a restore that was interrupted, and .restore the rest; it was never served. Remove";
+    assert!(ran.err.contains(said), "{ran:?}");
+    assert!(rest.join("hallpass.toml").exists() && rest.join("keys").exists());
+    // Of a home that was served and lost its configuration, nobody is told to remove the rest.
+    fs::remove_file(rest.join("hallpass.toml")).unwrap();
+    let ran = restore(&file, &home);
+    assert_eq!(ran.code, 78, "{ran:?}");
+    assert!(ran.err.contains("is not overwritten"), "{ran:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::{Ca, Home, Person, Received, is_root, run, wait_until};
+use crate::support::{Ca, Home, Person, Received, Volume, run, wait_until};
 
 const CLIENTS: usize = 8;
 
@@ -160,33 +160,6 @@ fn a_database_that_can_not_be_written_is_told_of_until_it_can() {
     received.check(&ca.stop());
 }
 
-/// A file system of a few megabytes, gone at the end.
-struct Small(PathBuf);
-
-impl Small {
-    fn on(folder: &Path) -> Self {
-        // SAFETY: getuid has no preconditions.
-        let options = format!("size=3m,mode=700,uid={}", unsafe { libc::getuid() });
-        let folder = folder.to_str().unwrap();
-        as_root(&["mount", "-t", "tmpfs", "-o", &options, "tmpfs", folder]);
-        Self(folder.into())
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        as_root(&["umount", "--lazy", self.0.to_str().unwrap()]);
-    }
-}
-
-fn as_root(command: &[&str]) {
-    if is_root() {
-        run(command[0], &command[1..]).ok();
-    } else {
-        run("sudo", [&["--non-interactive"], command].concat()).ok();
-    }
-}
-
 #[test]
 fn a_file_system_that_fills_up_under_load_stops_issuing_until_there_is_room() {
     let template = Home::new();
@@ -197,7 +170,7 @@ fn a_file_system_that_fills_up_under_load_stops_issuing_until_there_is_room() {
     };
     let (template, bob) = bob;
     let home = Home::empty();
-    let small = Small::on(home.folder.path());
+    let small = Volume::on(home.folder.path(), "3m");
     template.copy_to(&home);
     let filler = home.folder.join("filler");
     fs::write(&filler, vec![0; 600 << 10]).unwrap();

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::run;
+
 /// A temporary folder, removed at the end. It is under /tmp, since PostgreSQL's own user must be
 /// able to reach into it when the tests run as root.
 pub(crate) struct Folder(PathBuf);
@@ -79,5 +81,32 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
             "waited for {what}"
         );
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A file system of its own, gone at the end.
+pub(crate) struct Volume(pub(crate) PathBuf);
+
+impl Volume {
+    pub(crate) fn on(folder: &Path, size: &str) -> Self {
+        // SAFETY: getuid has no preconditions.
+        let options = format!("size={size},mode=700,uid={}", unsafe { libc::getuid() });
+        let path = folder.to_str().expect("a path of ours");
+        as_root(&["mount", "-t", "tmpfs", "-o", &options, "tmpfs", path]);
+        Self(folder.into())
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        as_root(&["umount", "--lazy", self.0.to_str().expect("a path of ours")]);
+    }
+}
+
+fn as_root(command: &[&str]) {
+    if is_root() {
+        run(command[0], &command[1..]).ok();
+    } else {
+        run("sudo", [&["--non-interactive"], command].concat()).ok();
     }
 }

@@ -33,7 +33,7 @@ pub(crate) use ca::{
 };
 pub(crate) use certificates::OtherCa;
 pub(crate) use csr::{P256, make_csr};
-pub(crate) use folder::{Folder, free_port, is_root, own_name, wait_until};
+pub(crate) use folder::{Folder, Volume, free_port, is_root, own_name, wait_until};
 pub(crate) use forged::{Thief, client_key, forge_client, forge_ssh};
 pub(crate) use hand_log::HandLog;
 pub(crate) use host::Host;
