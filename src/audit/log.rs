@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, onesho
 use super::checkpoint::{Checkpoint, VerifierKey};
 use super::proof::Hashes;
 use super::signers::LogSigners;
-use super::store::{End, Row, Store, Troubles};
+use super::store::{End, Row, State, Store, Troubles};
 use super::tree::Hash;
 use super::writer::{Committed, Live, Message, Waiting, Writer, lock};
 use super::{Entry, Event, ProofError, StoreError, Trouble};
@@ -118,6 +118,7 @@ pub(super) struct Numbering {
 pub struct Opened {
     store: Store,
     end: End,
+    state: State,
     /// Nonces that could still be replayed.
     pub nonces: Vec<(String, Timestamp)>,
     /// No nonce that expires later is missing among them. After the time of the opening, when a
@@ -149,7 +150,13 @@ impl Opened {
         signers: impl Into<LogSigners>,
         live: impl FnMut(&Entry) + Send + 'static,
     ) -> Result<Log, StoreError> {
-        Log::start(self.store, self.end, signers.into(), Box::new(live))
+        Log::start(
+            self.store,
+            self.end,
+            self.state,
+            signers.into(),
+            Box::new(live),
+        )
     }
 }
 
@@ -162,7 +169,7 @@ impl Log {
         let signers = signers.into();
         let store = Store::create(path)?;
         let end = store.end(&signers.verifiers())?;
-        Self::start(store, end, signers, Box::new(|_| {}))
+        Self::start(store, end, State::default(), signers, Box::new(|_| {}))
     }
 
     /// Opens a log, checks that one of these keys signed its newest checkpoint and that it is what
@@ -180,7 +187,7 @@ impl Log {
         let store = Store::open(path)?;
         let end = store.end(keys.as_ref())?;
         let since = now.minus(LONGEST_SESSION + CLOCK_TOLERANCE);
-        store.state_entries(end.checkpoint.as_ref(), since, each)?;
+        let state = store.state(&end, keys.as_ref(), since, each)?;
         Ok(Opened {
             nonces: store.nonces(now)?,
             forgotten: store.forgotten(now)?,
@@ -189,10 +196,17 @@ impl Log {
             last_expiries: store.last_expiries()?,
             store,
             end,
+            state,
         })
     }
 
-    fn start(store: Store, end: End, signers: LogSigners, live: Live) -> Result<Self, StoreError> {
+    fn start(
+        store: Store,
+        end: End,
+        state: State,
+        signers: LogSigners,
+        live: Live,
+    ) -> Result<Self, StoreError> {
         let numbering = Arc::new(Mutex::new(Numbering {
             generation: 0,
             next: end.tree.size(),
@@ -211,6 +225,7 @@ impl Log {
             coming: coming.clone(),
             in_company: false,
             tree: end.tree,
+            state,
             newest,
             early: BTreeMap::new(),
             swept: Timestamp::default(),

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use super::checkpoint::Checkpoint;
 use super::log::{Coming, LogError, Numbering, QUEUE, Spent};
 use super::signers::LogSigners;
-use super::store::{Commit, Row, Store};
+use super::store::{Commit, Row, State, Store};
 use super::tree::{Frontier, Hash, Recent};
 use super::{Entry, StoreError};
 use crate::model::Timestamp;
@@ -84,6 +84,8 @@ pub(super) struct Writer {
     pub(super) in_company: bool,
     /// The tree of what is on disk; its size is the index that the file is ready for.
     pub(super) tree: Frontier,
+    /// Which of them state is rebuilt from.
+    pub(super) state: State,
     pub(super) newest: watch::Sender<Option<Checkpoint>>,
     /// Entries whose predecessors have not arrived yet.
     pub(super) early: BTreeMap<u64, (Box<Row>, Waiting)>,
@@ -218,14 +220,21 @@ impl Writer {
     fn commit(&mut self, batch: &Batch) -> Result<Option<Arc<Committed>>, StoreError> {
         let mut tree = self.tree.clone();
         let hashes: Vec<Vec<Hash>> = batch.rows.iter().map(|row| tree.append(row.leaf)).collect();
+        let mut state = self.state.clone();
+        for row in &batch.rows {
+            state.take(row.index.0, row.kind, row.leaf);
+        }
         let before = self.newest.borrow().clone();
-        let after = if batch.rows.is_empty() {
-            None
+        let (after, mark) = if batch.rows.is_empty() {
+            (None, None)
         } else {
             // The log's keys as they stand after its last entry: a key that this batch revokes does
             // not sign it.
             let signers = batch.signers.as_ref().unwrap_or(&self.signers);
-            Some(signers.checkpoint(tree.size(), tree.root())?)
+            (
+                Some(signers.checkpoint(tree.size(), tree.root())?),
+                state.mark(tree.size(), signers, batch.signers.is_some())?,
+            )
         };
         let sweep = self.sweep_before(&batch.spent);
         self.store.commit(&Commit {
@@ -234,6 +243,7 @@ impl Writer {
             hashes: &hashes,
             before: before.as_ref(),
             after: after.as_ref(),
+            state: mark.as_deref(),
             spent: &batch.spent,
             sweep,
             cosigned: &batch.cosigned,
@@ -245,6 +255,7 @@ impl Writer {
         };
         let recent = Recent::new(&self.tree, hashes.concat());
         self.tree = tree;
+        self.state = state;
         if let Some(signers) = &batch.signers {
             self.signers = signers.clone();
         }

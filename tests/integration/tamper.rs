@@ -324,8 +324,67 @@ fn verify_names_what_was_changed() {
     assert_eq!(missed, "");
 }
 
-/// Who writes to the file can have an index pass over an entry, which nothing in the index's
-/// definition tells afterwards.
+/// Has an index hold other entries, which nothing in its definition tells afterwards.
+fn remake(log: &Connection, name: &str, condition: &str) {
+    let find = "SELECT sql FROM sqlite_schema WHERE name = ?";
+    let sql: String = log.query_row(find, [name], |row| row.get(0)).unwrap();
+    let (made, _) = sql.split_once(" WHERE ").unwrap_or((&sql, ""));
+    log.execute_batch(&format!(
+        "DROP INDEX {name}; {made} WHERE {condition}; PRAGMA writable_schema = ON"
+    ))
+    .unwrap();
+    let restored = log.execute(
+        "UPDATE sqlite_schema SET sql = ? WHERE name = ?",
+        [&*sql, name],
+    );
+    assert_eq!(restored, Ok(1));
+}
+
+#[test]
+fn a_lock_that_the_database_passes_over_holds() {
+    let ca = Ca::start();
+    let (alice, bob) = (ca.admin(), ca.enrol("bob", &["on-call"]));
+    alice
+        .hallpass(["lock", "user/bob", "--reason", "stolen laptop"])
+        .ok();
+    let address = ca.address().to_owned();
+    let home = ca.stop();
+    remake(
+        &opened(&home.database()),
+        "entries_state",
+        "kind <> 'locked'",
+    );
+    let ca = Ca::at(home, &address);
+    ask(&bob).fails_with(77, "stolen laptop");
+    let home = ca.stop();
+    // As something else, it is not even started on.
+    let log = opened(&home.database());
+    log.execute_batch("REINDEX").unwrap();
+    let changed = log.execute(
+        "UPDATE entries SET kind = 'certificate-issued' WHERE kind = 'locked'",
+        [],
+    );
+    assert_eq!(changed, Ok(1));
+    drop(log);
+    let (code, message) = serve_fails(&home);
+    assert_eq!(code, 78, "{message}");
+    assert!(
+        message.contains("stands in it as certificate-issued, and is locked"),
+        "{message}"
+    );
+
+    // Of what is old, a start only reads what it finds.
+    let home = Home::with_history();
+    let disabled = "kind <> 'user-disabled'";
+    remake(&opened(&home.database()), "entries_state", disabled);
+    let (code, message) = serve_fails(&home);
+    assert_eq!(code, 78, "{message}");
+    assert!(
+        message.contains("that say who may do what, and they are not those"),
+        "{message}"
+    );
+}
+
 #[test]
 fn an_index_that_has_something_else_is_named() {
     let (home, bob) = log();
@@ -344,22 +403,14 @@ fn an_index_that_has_something_else_is_named() {
     for (name, sql) in indexes {
         let home = home.copy();
         let log = opened(&home.database());
-        let (made, condition) = sql.split_once(" WHERE ").unwrap_or((&sql, "TRUE"));
+        let (_, condition) = sql.split_once(" WHERE ").unwrap_or((&sql, "TRUE"));
         let find = format!("SELECT max(idx) FROM entries WHERE {condition}");
         let found: Option<i64> = log.query_row(&find, [], |row| row.get(0)).unwrap();
         let other = match found {
             Some(found) => format!("({condition}) AND idx <> {found}"),
             None => "idx = 5".to_owned(),
         };
-        log.execute_batch(&format!(
-            "DROP INDEX {name}; {made} WHERE {other}; PRAGMA writable_schema = ON"
-        ))
-        .unwrap();
-        let restored = log.execute(
-            "UPDATE sqlite_schema SET sql = ? WHERE name = ?",
-            [&sql, &name],
-        );
-        assert_eq!(restored, Ok(1));
+        remake(&log, &name, &other);
         drop(log);
         let named = format!("the index {name} of the database has something else of entries 0 to ");
         verify(&bob, &home).fails_with(76, &named);

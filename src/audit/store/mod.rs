@@ -7,6 +7,7 @@ mod reader;
 mod schema;
 mod search;
 mod snapshot;
+mod state;
 #[cfg(test)]
 mod tests;
 mod whole;
@@ -30,6 +31,7 @@ pub(super) use backfill::Troubles;
 pub use reader::{Reader, TileRange};
 pub use search::{Filter, Found};
 pub use snapshot::{Adopted, Snapshot};
+pub(super) use state::State;
 pub use whole::Database;
 pub(super) use writer::{Commit, End, Row, Store};
 

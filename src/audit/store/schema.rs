@@ -159,7 +159,8 @@ CREATE TRIGGER tree_remains BEFORE DELETE ON tree
 -- Nonces of requests that are young enough to be replayed, in the order in which they are swept.
 CREATE TABLE nonces (expires INTEGER, nonce TEXT, PRIMARY KEY (expires, nonce))
     STRICT, WITHOUT ROWID;
--- What there is one of: the newest checkpoint, the newest that each witness cosigned
+-- What there is one of: the newest checkpoint, which entries state is rebuilt from (state), the
+-- newest checkpoint that each witness cosigned
 -- (cosigned:NAME), when the last certificate of each CA expires (expiry:FINGERPRINT), the highest that
 -- each FIDO2 key has counted since an entry enrolled or unlocked it (counter:FINGERPRINT@ENTRY),
 -- until when nonces were swept, what a probe wrote.

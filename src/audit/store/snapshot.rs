@@ -98,7 +98,7 @@ impl Snapshot {
     fn open(copy: &Path, log: &[VerifierKey]) -> Result<(Store, u64), StoreError> {
         let store = Store::open(copy)?;
         let end = store.end(log)?;
-        store.state_entries(end.checkpoint.as_ref(), Timestamp::default(), |_| {})?;
+        store.state(&end, log, Timestamp::default(), |_| {})?;
         Ok((store, end.tree.size()))
     }
 }

@@ -62,6 +62,7 @@ impl Log {
             hashes: &hashes,
             before: None,
             after: None,
+            state: None,
             spent: &[],
             sweep: None,
             cosigned: &[],

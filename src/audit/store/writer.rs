@@ -10,9 +10,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::backfill::{Backfill, Troubles};
-use super::schema::{self, of_a_day, passing};
+use super::schema;
 use super::{
-    Identity, StoreError, StoredHashes, archives, identity, parse, stored_checkpoint, timestamp,
+    Identity, StoreError, StoredHashes, archives, identity, stored_checkpoint, timestamp,
     unreadable,
 };
 use crate::audit::archive::Archive;
@@ -45,7 +45,7 @@ pub(in crate::audit) struct Row {
     pub(in crate::audit) index: EntryIndex,
     pub(in crate::audit) leaf: Hash,
     time: Timestamp,
-    kind: &'static str,
+    pub(in crate::audit) kind: &'static str,
     requester: Option<String>,
     subject: Option<String>,
     role: Option<String>,
@@ -104,6 +104,8 @@ pub(in crate::audit) struct Commit<'a> {
     pub(in crate::audit) before: Option<&'a Checkpoint>,
     /// The checkpoint after.
     pub(in crate::audit) after: Option<&'a Checkpoint>,
+    /// What a start knows by which entries state is rebuilt from, when it is signed again.
+    pub(in crate::audit) state: Option<&'a str>,
     /// What the requests behind it have spent.
     pub(in crate::audit) spent: &'a [Spent],
     /// Nonces that expired before it are deleted.
@@ -271,75 +273,6 @@ impl Store {
         Ok(length)
     }
 
-    /// The entries that state is rebuilt from, in order; those that matter for a day since some time, as far
-    /// as none of them is archived: some of those may be gone. Those that say who may do what are proven
-    /// to be in the tree of `checkpoint`:
-    /// whoever can write to the file must not be able to enrol themselves.
-    pub(in crate::audit) fn state_entries(
-        &self,
-        checkpoint: Option<&Checkpoint>,
-        since: Timestamp,
-        mut each: impl FnMut(Entry),
-    ) -> Result<(), StoreError> {
-        let mut statement = self.connection.prepare(concat!(
-            "SELECT idx, body FROM entries INDEXED BY entries_state WHERE NOT ",
-            passing!("kind"),
-            " UNION ALL
-             SELECT idx, body FROM entries INDEXED BY entries_of_a_day WHERE ",
-            of_a_day!("kind"),
-            " AND time >= ?1
-                 AND idx >= coalesce((SELECT next FROM archives ORDER BY first DESC LIMIT 1), 0)
-             ORDER BY idx"
-        ))?;
-        let mut rows = statement.query([since.as_millis() as i64])?;
-        let (mut proven, mut logged) = (Vec::new(), Vec::new());
-        while let Some(row) = rows.next().map_err(|error| unreadable(&self.path, error))? {
-            let (index, body): (i64, String) = (row.get(0)?, row.get(1)?);
-            let entry = parse(index, &body)?;
-            let stays = entry.event.is_believed_when_proven();
-            if let Some(checkpoint) = checkpoint
-                && entry.event.must_be_proven()
-            {
-                self.prove(index as u64, &body, checkpoint)?;
-            }
-            if stays {
-                proven.push(index as u64);
-            }
-            logged.extend(Archive::of(&entry.event));
-            each(entry);
-        }
-        self.check_archives(&logged, &proven)
-    }
-
-    /// Checks that what is archived is what the log says, and that of it nothing is missing that
-    /// says who may do what.
-    fn check_archives(&self, logged: &[(Archive, u64)], proven: &[u64]) -> Result<(), StoreError> {
-        let recorded = archives::all(&self.connection)?;
-        if !recorded
-            .iter()
-            .eq(logged.iter().map(|(archive, _)| archive))
-        {
-            let why = "other files of archived entries are recorded than the log has entries of";
-            return Err(self.changed(why.to_owned()));
-        }
-        let mut end = 0;
-        for (archive, kept) in logged {
-            let found = proven
-                .iter()
-                .filter(|index| (archive.first..archive.next).contains(index))
-                .count() as u64;
-            if archive.first != end || found != *kept {
-                return Err(self.changed(format!(
-                    "of the entries that are archived in {}, {kept} should have been kept, and \
-                     {found} are there",
-                    archive.file
-                )));
-            }
-            end = archive.next;
-        }
-        Ok(())
-    }
-
     /// Deletes some of the entries before a place that are archived, and says whether there are more.
     pub(in crate::audit) fn clear(&mut self, before: u64) -> Result<bool, StoreError> {
         self.check_files()?;
@@ -361,6 +294,11 @@ impl Store {
     /// To read what it has.
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// The file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Says in the database that it was restored, until an entry does.
@@ -421,18 +359,7 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    fn prove(&self, index: u64, body: &str, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-        let stored = StoredHashes(&self.connection);
-        let Checkpoint { size, root, .. } = *checkpoint;
-        tlog_tiles::prove_record(size, index, &stored)
-            .and_then(|proof| {
-                let leaf = record_hash(body.as_bytes());
-                tlog_tiles::check_record(&proof, size, root, index, leaf)
-            })
-            .map_err(|_| self.changed(format!("entry {index} is not what was committed")))
-    }
-
-    fn changed(&self, why: String) -> StoreError {
+    pub(super) fn changed(&self, why: String) -> StoreError {
         StoreError::Changed {
             path: self.path.clone(),
             why,
@@ -500,6 +427,11 @@ impl Store {
             transaction
                 .prepare_cached("INSERT OR REPLACE INTO marks VALUES ('checkpoint', ?1)")?
                 .execute([after.note()])?;
+        }
+        if let Some(state) = commit.state {
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO marks VALUES ('state', ?1)")?
+                .execute([state])?;
         }
         transaction.commit()?;
         self.firsts = Some(firsts);
