@@ -1,7 +1,7 @@
 //! What anybody may check: checkpoints, the tree's hashes, and proofs.
 //!
 //! Hashes tell nothing about anybody, since each entry has a nonce or a salt that can't be guessed: so
-//! every requester may have them. Entries hold personal data: they are for those whom policy lets read
+//! every requester and every host may have them. Entries hold personal data: they are for those whom policy lets read
 //! the log. A request for hashes spends its nonce in
 //! memory alone: taken again after a restart, it would give what it gave before. What a FIDO2 key has
 //! counted outlives a restart here, too: a copy of it shows by that.
@@ -200,17 +200,27 @@ impl Authority {
         })
     }
 
-    /// Identifies whoever asks for hashes.
+    /// Identifies whoever asks for hashes: a requester or a host.
     pub(super) async fn identify_anybody(
         &self,
         request: &SignedRequest,
         source: IpAddr,
     ) -> Result<(), Refusal> {
-        let requester = self.identify(request, source, now()).await?;
-        if requester.counter.is_some() {
-            self.read(&requester).await?;
+        let now = now();
+        let found = self.authenticate(request, now).await.and_then(|authentic| {
+            let (directory, replays) = (self.directory(), &self.replays);
+            if authentic.is_by_host(directory.hosts()) {
+                let host = authentic.host(source, directory.hosts(), replays, now);
+                return host.map(|_| None);
+            }
+            let requester = authentic.requester(source, &directory, replays, &self.counters, now);
+            requester.map(Some)
+        });
+        match found {
+            Ok(Some(requester)) if requester.counter.is_some() => self.read(&requester).await,
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(self.unidentified(request, source, refusal, now).await?),
         }
-        Ok(())
     }
 
     /// How many entries are on disk.

@@ -282,6 +282,11 @@ impl Authentic<'_> {
         })
     }
 
+    /// Whether one of these hosts signed.
+    pub fn is_by_host(&self, hosts: &Hosts) -> bool {
+        hosts.of_key(&self.fingerprint).is_some()
+    }
+
     /// Finds which host signed, and spends the nonce in memory.
     ///
     /// # Errors
