@@ -14,6 +14,8 @@ use crate::audit::VerifierKey;
 use crate::certificate::fingerprint;
 use crate::model::{Timestamp, TrustBundle};
 
+const EVIDENCE: &str = "log-changed-";
+
 /// The folder that holds what `hallpass connect` found out. No secrets.
 #[derive(Clone, Debug)]
 pub struct ConfigFolder(PathBuf);
@@ -104,7 +106,16 @@ impl ConfigFolder {
 
     /// `log-changed-TIME`: two checkpoints that do not fit together.
     pub fn evidence(&self, time: Timestamp) -> PathBuf {
-        self.0.join(format!("log-changed-{}", time.as_secs()))
+        self.0.join(format!("{EVIDENCE}{}", time.as_secs()))
+    }
+
+    /// All of these.
+    pub(super) fn all_evidence(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        files
+            .filter(|file| file.file_name().to_string_lossy().starts_with(EVIDENCE))
+            .map(|file| file.path())
+            .collect()
     }
 
     /// `identity.pub`: the public part of a key that is in the agent alone.

@@ -139,37 +139,48 @@ impl<'a> History<'a> {
         }
     }
 
-    /// Checks that two checkpoints are of one log, whichever is the newer.
+    /// Checks that a checkpoint is of the same log as one that was seen before, whichever is the newer.
     ///
     /// # Errors
     /// When they are not.
-    pub fn check(&self, one: &Checkpoint, other: &Checkpoint) -> Result<(), HistoryError> {
-        let (old, new) = if one.size <= other.size {
-            (one, other)
+    pub fn check(&self, seen: &Checkpoint, other: &Checkpoint) -> Result<(), HistoryError> {
+        let (old, new) = if seen.size <= other.size {
+            (seen, other)
         } else {
-            (other, one)
+            (other, seen)
         };
         let hashes = if old.size == new.size {
-            Hashes(Vec::new())
+            Some(Hashes(Vec::new()))
         } else {
             self.consistency(old, new)?
         };
-        hashes
-            .check_consistency((old.size, old.root), (new.size, new.root))
-            .map_err(|_| self.rewritten(old, new))
+        let ends = ((old.size, old.root), (new.size, new.root));
+        match hashes {
+            Some(hashes) if hashes.check_consistency(ends.0, ends.1).is_ok() => Ok(()),
+            _ => Err(HistoryError::Rewritten {
+                old: old.size,
+                new: new.size,
+                evidence: self.keep_evidence(seen, other),
+            }),
+        }
     }
 
-    fn consistency(&self, old: &Checkpoint, new: &Checkpoint) -> Result<Hashes, HistoryError> {
+    /// The proof that the CA gives, if any.
+    fn consistency(
+        &self,
+        old: &Checkpoint,
+        new: &Checkpoint,
+    ) -> Result<Option<Hashes>, HistoryError> {
         let target = Query::path(&["v1", "log", "consistency"])
             .with("old", Some(old.size))
             .with("new", Some(new.size));
         let proof: ConsistencyProof = match self.api.get(target.as_str()) {
             Ok(proof) => proof,
             // It once was as long as that, and can't be shorter.
-            Err(ApiError::Refused { status: 404, .. }) => return Err(self.rewritten(old, new)),
+            Err(ApiError::Refused { status: 404, .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        Hashes::try_from(proof.hashes).map_err(|_| self.rewritten(old, new))
+        Ok(Hashes::try_from(proof.hashes).ok())
     }
 
     fn open(&self, note: &str) -> Result<Checkpoint, HistoryError> {
@@ -198,16 +209,18 @@ impl<'a> History<'a> {
         )?)
     }
 
-    /// Keeps what proves it.
-    fn rewritten(&self, old: &Checkpoint, new: &Checkpoint) -> HistoryError {
-        let evidence = self.folder.evidence(now());
-        let text = format!("{}\n{}", old.note(), new.note());
-        let kept = files::replace(&evidence, text.as_bytes()).is_ok();
-        HistoryError::Rewritten {
-            old: old.size,
-            new: new.size,
-            evidence: kept.then_some(evidence),
+    /// Keeps what proves that the log was changed: once, since a host asks every minute.
+    fn keep_evidence(&self, seen: &Checkpoint, other: &Checkpoint) -> Option<PathBuf> {
+        let begins = format!("{}\n", seen.note());
+        let mut kept = self.folder.all_evidence();
+        kept.retain(|path| fs::read_to_string(path).is_ok_and(|text| text.starts_with(&begins)));
+        if let Some(kept) = kept.pop() {
+            return Some(kept);
         }
+        let evidence = self.folder.evidence(now());
+        let text = format!("{begins}{}", other.note());
+        let written = files::replace(&evidence, text.as_bytes()).is_ok();
+        written.then_some(evidence)
     }
 }
 
