@@ -156,8 +156,9 @@ pub(super) struct Sync {
     /// Show what would change, and change nothing
     #[arg(long, conflicts_with = "watch")]
     dry_run: bool,
-    /// Believe in this key of the CA's log, whatever was known before: only after the log's key was
-    /// revoked, and only a key that comes from the CA's administrators
+    /// Believe in this key of the CA's log, whatever was known and seen before: only after the log's
+    /// key was revoked or an old backup of the CA was restored, and only a key that comes from the CA's
+    /// administrators
     #[arg(long, value_name = "KEY", conflicts_with_all = ["watch", "dry_run"])]
     log_key: Option<VerifierKey>,
     /// Go on, again and again
@@ -350,7 +351,7 @@ fn synced(args: &Sync) -> Result<(), Failure> {
     loop {
         let text = match sync(folder, false, None) {
             Ok(synced) => in_words(&synced, false),
-            Err(error) => format!("hallpass: {}\n", clean(&error.to_string())),
+            Err(error) => format!("hallpass: {}\n", Failure::from(error).message()),
         };
         // Once is enough of the same.
         if text != said {
@@ -432,7 +433,9 @@ impl From<HostError> for Failure {
             HostError::File(error) => error.into(),
             HostError::Both(ssh, postgres) => Self::from(*ssh).and(&Self::from(*postgres)),
             HostError::Token => Self::data(error),
-            HostError::Unsigned | HostError::RolledBack { .. } => Self::log(error),
+            HostError::Unsigned | HostError::RolledBack { .. } | HostError::Log(_) => {
+                Self::log(error)
+            }
             HostError::NotInForce(_) | HostError::AtWork => Self::unavailable(error),
             HostError::NotJoined { .. }
             | HostError::Joined { .. }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::ClientArgs;
 use super::failure::Failure;
 use super::output::{Facts, both, print, print_json};
-use crate::client::write_public;
+use crate::client::{History, write_public};
 use crate::model::{CertificateAnswer, HostCertificateRequest, HostName, HostTtl};
 
 /// Certify hosts' SSH keys and databases' TLS keys
@@ -99,13 +99,14 @@ fn certify(target: &str, file: &Path, usual: PathBuf, host: Host) -> Result<(), 
     }
     let out = host.out.unwrap_or(usual);
     check_replaceable(&out)?;
-    let (_, api) = host.client.open()?;
+    let (folder, api) = host.client.open()?;
     let body = HostCertificateRequest {
         subject,
         names: host.names,
         ttl: host.ttl,
     };
     let answer: CertificateAnswer = api.post(target, &body)?;
+    History::new(&folder, &api).check_receipt(&answer)?;
     write_public(
         &out,
         format!("{}\n", answer.certificate.trim_end()).as_bytes(),

@@ -169,15 +169,19 @@ impl ConfigFolder {
     /// When it can't be written.
     pub fn store(&self, connection: &Connection) -> Result<(), FileError> {
         self.make()?;
+        self.forget_log()?;
+        files::replace(&self.root_pem(), connection.root_pem.as_bytes())?;
+        self.store_toml(connection)
+    }
+
+    fn forget_log(&self) -> Result<(), FileError> {
         let seen = self.checkpoint();
         match fs::remove_file(&seen) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(FileError::new(&seen, error));
+                Err(FileError::new(&seen, error))
             }
-            _ => {}
+            _ => Ok(()),
         }
-        files::replace(&self.root_pem(), connection.root_pem.as_bytes())?;
-        self.store_toml(connection)
     }
 
     fn store_toml(&self, connection: &Connection) -> Result<(), FileError> {
@@ -244,7 +248,7 @@ impl ConfigFolder {
         }
     }
 
-    /// Believes in that key of the log alone, whatever was known.
+    /// Believes in that key of the log alone, whatever was known, and forgets what was seen of the log.
     ///
     /// # Errors
     /// When it is of another log, or can't be written.
@@ -258,6 +262,7 @@ impl ConfigFolder {
             });
         }
         let log = key.into();
+        self.forget_log()?;
         Ok(self.store_toml(&Connection { log, ..known })?)
     }
 

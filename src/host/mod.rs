@@ -19,7 +19,9 @@ pub use sync::{Joining, Left, Synced, join, leave, sync};
 use std::io;
 use std::path::PathBuf;
 
-use crate::client::{ApiError, ConfigError, ConnectError, FileError, KeyError, SubjectKeyError};
+use crate::client::{
+    ApiError, ConfigError, ConnectError, FileError, HistoryError, KeyError, SubjectKeyError,
+};
 
 /// Why a host is not up to date.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +78,13 @@ pub enum HostError {
         /// The one that came.
         got: u64,
     },
+    /// What the CA shows of its log can't be believed, and no certificate of its is taken.
+    #[error(
+        "{0}\nUntil then, this host takes no new certificate and keeps the one that it has. Where \
+         people run `hallpass connect` again, a host runs `hallpass host sync --log-key KEY`, with \
+         the log's key as the CA's administrators give it"
+    )]
+    Log(HistoryError),
     /// The new configuration would not work; the old one is back in place.
     #[error("{program} does not take the new configuration, and the old one is back: {why}")]
     Unfit {
@@ -108,4 +117,19 @@ pub enum HostError {
     /// A file can't be written.
     #[error(transparent)]
     File(#[from] FileError),
+}
+
+impl From<HistoryError> for HostError {
+    fn from(error: HistoryError) -> Self {
+        match error {
+            HistoryError::Rewritten { .. }
+            | HistoryError::Checkpoint(_)
+            | HistoryError::Unproven { .. }
+            | HistoryError::Damaged { .. } => Self::Log(error),
+            HistoryError::Unreadable { path, source } => Self::Io { path, source },
+            HistoryError::Config(error) => Self::Config(error),
+            HistoryError::Api(error) => Self::Api(error),
+            HistoryError::File(error) => Self::File(error),
+        }
+    }
 }

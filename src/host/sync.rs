@@ -15,7 +15,7 @@ use super::settings::{PostgresSettings, Settings, SshSettings, State};
 use crate::audit::VerifierKey;
 use crate::certificate::fingerprint;
 use crate::client::{
-    Api, ApiError, Pin, ServerUrl, SigningKey, Subject, connect_in, now, signed_trust,
+    Api, ApiError, History, Pin, ServerUrl, SigningKey, Subject, connect_in, now, signed_trust,
     write_private, write_public,
 };
 use crate::identity::key_fingerprint;
@@ -348,10 +348,15 @@ impl Round<'_> {
         put.and(uncertified)
     }
 
-    /// Has the CA certify a key of the host's.
+    /// Has the CA certify a key of the host's, and prove that its log has that.
     fn certify(&mut self, kind: &str, subject: String) -> Result<String, HostError> {
+        let config = self.state.config();
+        let history = History::new(&config, self.api);
+        // Nothing is asked of a log that was changed: it would have another certificate each minute.
+        history.newest()?;
         let target = format!("/v1/host/certificates/{kind}");
         let answer: CertificateAnswer = self.api.post(&target, &HostSubject { subject })?;
+        history.check_receipt(&answer)?;
         self.note_life(answer.valid_before);
         Ok(answer.certificate)
     }

@@ -13,7 +13,9 @@ use hallpass::audit::{Frontier, record_hash};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::support::{Ca, Folder, Home, Impostor, Person, Ran, run, serve_fails};
+use crate::support::{
+    Ca, Folder, Home, Host, Impostor, P256, Person, Ran, make_csr, run, serve_fails,
+};
 
 const ASK: [&str; 6] = [
     "request",
@@ -594,7 +596,7 @@ fn ask_slowly(person: &Person, ca: &Ca) -> (Child, mpsc::Sender<()>) {
         }
         body
     });
-    move_to(person, &impostor.url);
+    move_to(&person.folder.join("config"), &impostor.url);
     let mut command = person.command();
     command.args(ASK).stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -643,13 +645,13 @@ fn of_two_histories_at_once_one_is_noticed() {
 
 /// Asks a server that took the place of another.
 fn ask_at(person: &Person, ca: &Ca) -> Ran {
-    move_to(person, &ca.url);
+    move_to(&person.folder.join("config"), &ca.url);
     ask(person)
 }
 
-/// Has somebody's client take another server for the CA.
-fn move_to(person: &Person, url: &str) {
-    let config = person.folder.join("config/client.toml");
+/// Has a client with that configuration take another server for the CA.
+fn move_to(config: &Path, url: &str) {
+    let config = config.join("client.toml");
     let text = fs::read_to_string(&config).unwrap();
     let moved = format!("url = \"{url}\"");
     let url = text
@@ -661,68 +663,83 @@ fn move_to(person: &Person, url: &str) {
 
 #[track_caller]
 fn assert_rewritten(person: &Person, ran: &Ran) {
+    assert_noticed(&person.folder.join("config"), ran);
+}
+
+#[track_caller]
+fn assert_noticed(config: &Path, ran: &Ran) {
     assert_eq!(ran.code, 76, "{ran:?}");
     assert!(
         ran.err.contains("THE CA'S AUDIT LOG WAS CHANGED"),
         "{ran:?}"
     );
-    let kept = fs::read_dir(person.folder.join("config"))
-        .unwrap()
-        .flatten()
-        .find(|file| {
-            file.file_name()
-                .to_string_lossy()
-                .starts_with("log-changed-")
-        })
-        .expect("the evidence");
-    let kept = fs::read_to_string(kept.path()).unwrap();
+    let is_evidence = |name: &str| name.starts_with("log-changed-");
+    let files = fs::read_dir(config).unwrap().flatten();
+    let kept: Vec<_> = files
+        .filter(|file| is_evidence(&file.file_name().to_string_lossy()))
+        .collect();
+    assert_eq!(kept.len(), 1, "the evidence, once: {kept:?}");
+    let kept = fs::read_to_string(kept[0].path()).unwrap();
     assert_eq!(kept.matches("\u{2014} hallpass/").count(), 2, "{kept}");
 }
 
-#[test]
-fn a_receipt_is_of_the_certificate_that_it_comes_with() {
-    type Lie = fn(&mut Value, &Value);
-    let ca = Ca::start();
-    let bob = ca.enrol("bob", &["on-call", "database-support"]);
-    // Whatever else is in the log has receipts as good as hers.
+type Lie = fn(&mut Value, &Value);
+
+/// What is said of a certificate in place of the truth, given what is said of another, and how that
+/// shows. The first is none.
+const LIES: [(&str, Lie); 6] = [
+    ("", |_, _| {}),
+    ("does not record this certificate", |said, others| {
+        said["entry"] = others["entry"].clone();
+        said["receipt"] = others["receipt"].clone();
+    }),
+    ("does not record this certificate", |said, others| {
+        said["serial"] = others["serial"].clone();
+    }),
+    ("the receipt does not have the entry", |said, _| {
+        said["receipt"].as_object_mut().unwrap().remove("body");
+    }),
+    ("this is not what the log has", |said, _| {
+        let body = said["receipt"]["body"].as_str().unwrap();
+        let other = body.replace("127.0.0.1", "127.0.0.2");
+        assert_ne!(other, body);
+        said["receipt"]["body"] = other.into();
+    }),
+    ("this is not what the log has", |said, _| {
+        said["entry"] = 0.into();
+    }),
+];
+
+/// Somebody in the CA's place who tells one of the lies of each certificate, and which.
+fn liar(ca: &Ca) -> (Impostor, Arc<AtomicUsize>) {
+    // Whatever else is in the log has receipts as good as anybody's.
     let eve = ca.enrol("eve", &["on-call", "database-support"]);
     let ask_for = json!({"role": "server-operator", "purpose": "incident", "reason": "x"});
-    let request = eve.asks(&ca, "POST", "/v1/certificates/ssh");
+    let request = eve.asks(ca, "POST", "/v1/certificates/ssh");
     let others = request.ssh(&eve.key, ask_for).send().json();
-
-    let lies: [(&str, Lie); 6] = [
-        ("", |_, _| {}),
-        ("does not record this certificate", |said, others| {
-            said["entry"] = others["entry"].clone();
-            said["receipt"] = others["receipt"].clone();
-        }),
-        ("does not record this certificate", |said, others| {
-            said["serial"] = others["serial"].clone();
-        }),
-        ("the receipt does not have the entry", |said, _| {
-            said["receipt"].as_object_mut().unwrap().remove("body");
-        }),
-        ("this is not what the log has", |said, _| {
-            let body = said["receipt"]["body"].as_str().unwrap();
-            said["receipt"]["body"] = body.replace("incident", "deploy").into();
-        }),
-        ("this is not what the log has", |said, _| {
-            said["entry"] = 0.into();
-        }),
-    ];
     let told = Arc::new(AtomicUsize::new(0));
     let lie = Arc::clone(&told);
-    let impostor = Impostor::of(&ca, move |line, body| {
-        if !line.starts_with("POST /v1/certificates/") {
+    let impostor = Impostor::of(ca, move |line, body| {
+        if !line.starts_with("POST ") || !line.contains("certificates/") {
             return body;
         }
         let mut said = serde_json::from_str(&body).unwrap();
-        lies[lie.load(Ordering::SeqCst)].1(&mut said, &others);
+        LIES[lie.load(Ordering::SeqCst)].1(&mut said, &others);
         said.to_string()
     });
-    move_to(&bob, &impostor.url);
+    (impostor, told)
+}
+
+const UNPROVEN: &str = "the CA does not prove that the certificate is its";
+
+#[test]
+fn a_receipt_is_of_the_certificate_that_it_comes_with() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call", "database-support"]);
+    let (impostor, told) = liar(&ca);
+    move_to(&bob.folder.join("config"), &impostor.url);
     for role in ["server-operator", "patients-read"] {
-        for (number, (words, _)) in lies.iter().enumerate() {
+        for (number, (words, _)) in LIES.iter().enumerate() {
             told.store(number, Ordering::SeqCst);
             let line = [
                 "request",
@@ -736,11 +753,132 @@ fn a_receipt_is_of_the_certificate_that_it_comes_with() {
             if number == 0 {
                 ran.ok();
             } else {
-                ran.fails_with(76, "the CA does not prove that the certificate is its");
+                ran.fails_with(76, UNPROVEN);
                 ran.fails_with(76, words);
             }
         }
     }
+}
+
+#[test]
+fn an_administrator_is_given_no_hosts_certificate_that_the_log_does_not_have() {
+    let ca = Ca::start();
+    let (impostor, told) = liar(&ca);
+    let admin = ca.admin();
+    move_to(&admin.folder.join("config"), &impostor.url);
+    make_csr(&admin.folder, "server", &P256, &[]);
+    let key = admin.key.public_key().to_openssh().unwrap();
+    admin.folder.write("host.pub", &key);
+    for (kind, file, certificate) in [
+        ("ssh", "host.pub", "host-cert.pub"),
+        ("tls", "server.csr", "server.crt"),
+    ] {
+        let file = admin.folder.join(file);
+        let certificate = admin.folder.join(certificate);
+        for (number, (words, _)) in LIES.iter().enumerate().rev() {
+            told.store(number, Ordering::SeqCst);
+            let file = file.to_str().unwrap();
+            let ran = admin.hallpass(["host-cert", kind, file, "--name", "app-9"]);
+            if number == 0 {
+                ran.ok();
+            } else {
+                ran.fails_with(76, UNPROVEN);
+                ran.fails_with(76, words);
+            }
+            assert_eq!(certificate.exists(), number == 0, "{words}");
+        }
+    }
+}
+
+/// What a host shows to whoever connects to it.
+fn shown(host: &Host) -> [Vec<u8>; 2] {
+    let sshd = host.sshd.as_ref().unwrap().folder.path();
+    let postgres = host.postgres.as_ref().unwrap().folder.path();
+    [
+        sshd.join("ssh_host_ed25519_key-cert.pub"),
+        postgres.join("data/hallpass_server.crt"),
+    ]
+    .map(|path| fs::read(path).unwrap())
+}
+
+/// A life of which half is over at once, since it begins a minute early.
+const RENEWED_AT_ONCE: [&str; 2] = ["--ttl", "60s"];
+
+#[test]
+fn a_host_takes_no_certificate_that_the_log_does_not_have() {
+    let ca = Ca::start();
+    let host = Host::with_both("app-1");
+    host.take_in(&ca, &RENEWED_AT_ONCE);
+    let (impostor, told) = liar(&ca);
+    move_to(&host.folder.join("state"), &impostor.url);
+    for (number, (words, _)) in LIES.iter().enumerate().rev() {
+        told.store(number, Ordering::SeqCst);
+        let before = shown(&host);
+        let ran = host.sync();
+        if number == 0 {
+            ran.ok();
+            let after = shown(&host);
+            assert!(after[0] != before[0] && after[1] != before[1]);
+            continue;
+        }
+        assert_eq!(ran.code, 76, "{ran:?}");
+        for words in [UNPROVEN, words] {
+            assert_eq!(
+                ran.err.matches(words).count(),
+                2,
+                "sshd's and PostgreSQL's: {ran:?}"
+            );
+        }
+        assert!(ran.err.contains("keeps the one that it has"), "{ran:?}");
+        assert_eq!(shown(&host), before, "{words}");
+    }
+}
+
+#[test]
+fn a_log_that_was_rewritten_is_noticed_by_a_host() {
+    let ca = Ca::start();
+    let address = ca.address().to_owned();
+    let host = Host::with_both("app-1");
+    host.take_in(&ca, &RENEWED_AT_ONCE);
+    let home = ca.stop();
+    let fork = home.copy();
+    let ca = Ca::at(home, &address);
+    host.sync().ok();
+    ca.stop();
+
+    // The same key signs another history, which is longer.
+    let ca = Ca::at(fork, &address);
+    let eve = ca.enrol("eve", &["on-call"]);
+    for _ in 0..6 {
+        ask(&eve).ok();
+    }
+    let revoke = ["key", "revoke", "ssh-user-1", "--reason", "x"];
+    ca.admin().hallpass(revoke).ok();
+    let before = shown(&host);
+    let renewed = || ca.home.entries("host-certificate-renewed").len();
+    let were = renewed();
+    for _ in 0..2 {
+        let ran = host.sync();
+        assert_noticed(&host.folder.join("state"), &ran);
+        assert!(
+            ran.err
+                .contains("a host runs `hallpass host sync --log-key KEY`"),
+            "{ran:?}"
+        );
+    }
+    assert_eq!(shown(&host), before);
+    // However often a host tries, the log has nothing of it.
+    assert_eq!(renewed(), were);
+    // What is not to be trusted any more is not held up.
+    let sshd = host.sshd.as_ref().unwrap();
+    let revoked = fs::read_to_string(sshd.folder.join("hallpass_revoked_keys")).unwrap();
+    assert_eq!(revoked, ca.admin().hallpass(["trust", "ssh-revoked"]).ok());
+
+    // Who knows that it is right begins anew.
+    let key = ca.home.log_key();
+    Ran::of(host.command("sync").args(["--log-key", &key])).ok();
+    assert_eq!(renewed(), were + 2);
+    host.sync().ok();
 }
 
 #[test]

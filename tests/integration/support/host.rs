@@ -31,6 +31,14 @@ impl Host {
         }
     }
 
+    /// Both.
+    pub(crate) fn with_both(name: &str) -> Self {
+        Self {
+            postgres: Some(Postgres::bare()),
+            ..Self::with_sshd(name)
+        }
+    }
+
     /// Has an administrator invite it.
     pub(crate) fn invited(&self, admin: &Person, more: &[&str]) -> String {
         // 127.0.0.1 is the CA's own name.
