@@ -228,15 +228,18 @@ pub enum Event {
         /// What policy said, when it was asked.
         decision: Option<Decision>,
     },
-    /// Requests that nobody enrolled could be found for were refused.
+    /// Requests that nobody enrolled could be found for were refused, those of hosts among them.
     UnauthenticatedRefused {
         /// From where.
         source: IpAddr,
         /// The key that signed, when one did.
         fingerprint: Option<String>,
+        /// The host whose key that is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<HostName>,
         /// Why.
         refused: Refused,
-        /// How many more of that source's refusals in the minute before are not listed.
+        /// How many more of that source's or that host's refusals in the minute before are not listed.
         unlisted: u64,
     },
     /// A FIDO2 key counted its signatures back: there may be two of it. The request was refused, and

@@ -11,8 +11,8 @@ use ssh_key::PublicKey;
 
 use super::enrolment::Suspension;
 use super::hosts::bounds;
-use super::{Authority, Refusal, now, recorded};
-use crate::audit::{Event, HostActor, HostProfile, RecordedCertificate, Spent, With};
+use super::{Authority, Refusal, cut, now, recorded, request_line};
+use crate::audit::{Event, HostActor, HostProfile, RecordedCertificate, Refused, Spent, With};
 use crate::certificate::{
     CsrSubject, ServerGrant, SshHostGrant, Validity, check_ssh_key, parse_public_key,
 };
@@ -153,10 +153,18 @@ impl Authority {
         let newcomer = self.admitted(request, source, newcomer, now).await?;
         // Strangers never get here, and so hold nobody up. Of two with one token, one was first.
         let alone = Arc::clone(&self.changes).lock_owned().await;
-        let profile = invited().ok_or(Refusal::Unidentified)?;
-        let key = PublicKey::from(newcomer.key);
-        check_ssh_key(key.key_data()).map_err(|error| Refusal::illegal(error.to_string()))?;
-        self.directory().check_new_key(&key)?;
+        let Some(profile) = invited() else {
+            let refusal = newcomer.refused(Unidentified::NotInvited);
+            return Err(self.unidentified(request, source, refusal, now).await?);
+        };
+        let key = PublicKey::from(newcomer.key.clone());
+        let fits = check_ssh_key(key.key_data())
+            .map_err(|error| Refusal::illegal(error.to_string()))
+            .and_then(|()| Ok(self.directory().check_new_key(&key)?));
+        if let Err(refusal) = fits {
+            let refused = self.not_signed_in(request, source, &newcomer, refusal.into(), now);
+            return Err(refused.await);
+        }
         let event = Event::HostJoined {
             host: profile.host.clone(),
             public_key: super::enrolment::line(&key)?,
@@ -196,16 +204,19 @@ impl Authority {
         source: IpAddr,
     ) -> Result<CertificateAnswer, Refusal> {
         let host = self.known_host(request, source).await?;
-        if !host.profile.ssh {
-            return Err(not_invited_for(&host.profile, "--ssh"));
-        }
-        let ask: HostSubject = self.parse(request)?;
-        let illegal = |error| Refusal::illegal(format!("subject: {error}"));
-        let key = parse_public_key(&ask.subject).map_err(illegal)?;
-        check_ssh_key(key.key_data()).map_err(illegal)?;
         let now = now();
-        let validity = Validity::host(now, life(&host.profile)?);
-        let slot = self.reserve_for(&host, now)?;
+        let granted = || {
+            if !host.profile.ssh {
+                return Err(not_invited_for(&host.profile, "--ssh"));
+            }
+            let ask: HostSubject = self.parse(request)?;
+            let illegal = |error| Refusal::illegal(format!("subject: {error}"));
+            let key = parse_public_key(&ask.subject).map_err(illegal)?;
+            check_ssh_key(key.key_data()).map_err(illegal)?;
+            let validity = Validity::host(now, life(&host.profile)?);
+            Ok((key, validity, self.reserve_for(&host, now)?))
+        };
+        let (key, validity, slot) = self.or_refused(&host, request, granted(), now).await?;
         let grant = SshHostGrant {
             subject: key.key_data(),
             serial: slot.serial(),
@@ -238,17 +249,20 @@ impl Authority {
         source: IpAddr,
     ) -> Result<CertificateAnswer, Refusal> {
         let host = self.known_host(request, source).await?;
-        if !host.profile.database {
-            return Err(not_invited_for(&host.profile, "--postgres"));
-        }
-        // It may have been invited before the CA was called so.
-        self.check_not_own(&host.profile.names)?;
-        let ask: HostSubject = self.parse(request)?;
-        let subject = CsrSubject::from_pem(&ask.subject)
-            .map_err(|error| Refusal::illegal(format!("subject: {error}")))?;
         let now = now();
-        let validity = Validity::host(now, life(&host.profile)?);
-        let slot = self.reserve_for(&host, now)?;
+        let granted = || {
+            if !host.profile.database {
+                return Err(not_invited_for(&host.profile, "--postgres"));
+            }
+            // It may have been invited before the CA was called so.
+            self.check_not_own(&host.profile.names)?;
+            let ask: HostSubject = self.parse(request)?;
+            let subject = CsrSubject::from_pem(&ask.subject)
+                .map_err(|error| Refusal::illegal(format!("subject: {error}")))?;
+            let validity = Validity::host(now, life(&host.profile)?);
+            Ok((subject, validity, self.reserve_for(&host, now)?))
+        };
+        let (subject, validity, slot) = self.or_refused(&host, request, granted(), now).await?;
         let grant = ServerGrant {
             subject: &subject,
             serial: slot.serial(),
@@ -280,10 +294,13 @@ impl Authority {
     ) -> Result<(), Refusal> {
         let now = now();
         let host = self.known_host(request, source).await?;
-        let ask: HostConfirmation = self.parse(request)?;
-        if ask.trust > self.keys.now().trust.version {
-            return Err(Refusal::illegal("trust: there is no such version yet"));
-        }
+        let ask = self.parse(request).and_then(|ask: HostConfirmation| {
+            if ask.trust > self.keys.now().trust.version {
+                return Err(Refusal::illegal("trust: there is no such version yet"));
+            }
+            Ok(ask)
+        });
+        let ask = self.or_refused(&host, request, ask, now).await?;
         let nonce = spent(&host);
         if host.confirmed == Some(ask.trust) {
             return Ok(self.log.spend(nonce).await?);
@@ -291,9 +308,9 @@ impl Authority {
         // Or it would confirm for another that has joined in its place.
         let slot = {
             let directory = self.directory();
-            check_still(&directory, &host)?;
-            self.log.reserve(now)?
+            check_still(&directory, &host).and_then(|()| Ok(self.log.reserve(now)?))
         };
+        let slot = self.or_refused(&host, request, slot, now).await?;
         let event = Event::HostConfirmed {
             host: host.profile.host,
             trust: ask.trust,
@@ -312,7 +329,8 @@ impl Authority {
         let host = self.known_host(request, source).await?;
         let alone = Arc::clone(&self.changes).lock_owned().await;
         // Or it would remove another that has joined in its place.
-        check_still(&self.directory(), &host)?;
+        let still = check_still(&self.directory(), &host);
+        self.or_refused(&host, request, still, now).await?;
         let nonce = spent(&host);
         let event = Event::HostRemoved {
             host: host.profile.host,
@@ -358,6 +376,47 @@ impl Authority {
             Ok(host) => Ok(host),
             Err(refusal) => Err(self.unidentified(request, source, refusal, now).await?),
         }
+    }
+
+    /// What a host gets. When it is refused, that stands in the log first, unless it is refused too often;
+    /// when it can't be logged, that is what the host is told.
+    async fn or_refused<T>(
+        &self,
+        host: &KnownHost,
+        request: &SignedRequest,
+        granted: Result<T, Refusal>,
+        now: Timestamp,
+    ) -> Result<T, Refusal> {
+        let refusal = match granted {
+            Err(refusal) if refusal.is_logged() => refusal,
+            granted => return granted,
+        };
+        let nonce = spent(host);
+        let HostActor {
+            host: name,
+            fingerprint,
+            source,
+            ..
+        } = &host.actor;
+        match self.refused_hosts.list(name.clone(), now) {
+            None => self.log.spend(nonce).await?,
+            Some(unlisted) => {
+                tracing::info!(%source, %name, why = %refusal, "refused");
+                let event = Event::UnauthenticatedRefused {
+                    source: *source,
+                    fingerprint: Some(fingerprint.clone()),
+                    host: Some(name.clone()),
+                    refused: Refused {
+                        request: request_line(request),
+                        code: refusal.code().to_owned(),
+                        detail: cut(&refusal.to_string()),
+                    },
+                    unlisted,
+                };
+                self.log.reserve(now)?.commit(event, Some(nonce)).await?;
+            }
+        }
+        Err(refusal)
     }
 
     /// Takes a place in the log for what a host is certified, which is what it was when it asked and is

@@ -110,6 +110,8 @@ pub struct Authority {
     strangers: Throttle,
     /// For refusals of keys that are enrolled, so that no noise hides them.
     known: Throttle,
+    /// For refusals of hosts, by their names: none hides another's.
+    refused_hosts: Throttle<HostName>,
     log: Log,
     reader: Reader,
     witnesses: Witnesses,
@@ -287,11 +289,12 @@ impl Authority {
             .as_ref()
             .is_some_and(|fingerprint| self.directory().knows(fingerprint));
         let throttle = if known { &self.known } else { &self.strangers };
-        if let Some(unlisted) = throttle.list(source, now) {
+        if let Some(unlisted) = throttle.list_address(source, now) {
             tracing::info!(%source, why = refused.detail, fingerprint, "refused");
             let event = Event::UnauthenticatedRefused {
                 source,
                 fingerprint,
+                host: None,
                 refused,
                 unlisted,
             };

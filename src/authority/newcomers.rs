@@ -55,7 +55,7 @@ impl Authority {
 
     /// Tells the administrators, but not as often as strangers like.
     fn unavailable(&self, source: IpAddr, why: String, now: Timestamp) -> Refusal {
-        if self.strangers.list(source, now).is_some() {
+        if self.strangers.list_address(source, now).is_some() {
             tracing::warn!(%source, "{why}");
         }
         Refusal::NoProvider(why)

@@ -152,6 +152,7 @@ impl Authority {
             counters,
             strangers: Throttle::new(),
             known: Throttle::new(),
+            refused_hosts: Throttle::new(),
             log,
             reader,
             witnesses: Witnesses::default(),

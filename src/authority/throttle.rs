@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -7,13 +8,12 @@ use crate::model::{Timestamp, counted_source};
 
 /// Keeps strangers from filling the log: of one source's refusals, the first few of each minute
 /// are listed, and the rest are counted in the next that is. Of a flood that goes on for long, few are.
-pub(super) struct Throttle {
-    windows: Mutex<Windows>,
+pub(super) struct Throttle<S = IpAddr> {
+    windows: Mutex<Windows<S>>,
 }
 
-#[derive(Default)]
-struct Windows {
-    sources: HashMap<IpAddr, Window>,
+struct Windows<S> {
+    sources: HashMap<S, Window>,
     /// All sources together.
     all: Window,
 }
@@ -36,8 +36,16 @@ struct Rate {
     saved: u64,
 }
 
+const WINDOW: Duration = Duration::from_secs(60);
+
 impl Throttle {
-    const WINDOW: Duration = Duration::from_secs(60);
+    /// The same of an address, where a network counts as one.
+    pub(super) fn list_address(&self, source: IpAddr, now: Timestamp) -> Option<u64> {
+        self.list(counted_source(source), now)
+    }
+}
+
+impl<S: Eq + Hash> Throttle<S> {
     const LISTED_PER_SOURCE: u32 = 10;
     const LISTED_IN_ALL: u32 = 300;
     const SOURCES: usize = 10_000;
@@ -53,12 +61,15 @@ impl Throttle {
 
     pub(super) fn new() -> Self {
         Self {
-            windows: Mutex::default(),
+            windows: Mutex::new(Windows {
+                sources: HashMap::new(),
+                all: Window::default(),
+            }),
         }
     }
 
     /// Whether to list a refusal, and then how many before it were not.
-    pub(super) fn list(&self, source: IpAddr, now: Timestamp) -> Option<u64> {
+    pub(super) fn list(&self, source: S, now: Timestamp) -> Option<u64> {
         let now = now.as_millis();
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         let windows = &mut *windows;
@@ -67,7 +78,6 @@ impl Throttle {
         }
         windows.all.roll(now, &Self::ALL);
         let known = windows.sources.len() < Self::SOURCES;
-        let source = counted_source(source);
         if !known && !windows.sources.contains_key(&source) {
             return None;
         }
@@ -87,7 +97,7 @@ impl Throttle {
 
 impl Window {
     fn over(&self, now: u64) -> bool {
-        now.abs_diff(self.began) >= Throttle::WINDOW.as_millis() as u64
+        now.abs_diff(self.began) >= WINDOW.as_millis() as u64
     }
 
     fn roll(&mut self, now: u64, rate: &Rate) {
@@ -130,14 +140,17 @@ mod tests {
         let flood: IpAddr = "2001:db8::1".parse().unwrap();
         let same_network: IpAddr = "2001:db8::ffff".parse().unwrap();
         let listed = (0..1000)
-            .filter(|_| throttle.list(flood, start).is_some())
+            .filter(|_| throttle.list_address(flood, start).is_some())
             .count();
         assert_eq!(listed, 10);
-        assert_eq!(throttle.list(same_network, start), None);
-        assert_eq!(throttle.list("192.0.2.1".parse().unwrap(), start), Some(0));
+        assert_eq!(throttle.list_address(same_network, start), None);
+        assert_eq!(
+            throttle.list_address("192.0.2.1".parse().unwrap(), start),
+            Some(0)
+        );
         let later = start.plus(Duration::from_secs(60));
-        assert_eq!(throttle.list(flood, later), Some(991));
-        assert_eq!(throttle.list(flood, later), Some(0));
+        assert_eq!(throttle.list_address(flood, later), Some(991));
+        assert_eq!(throttle.list_address(flood, later), Some(0));
     }
 
     #[test]
@@ -147,7 +160,7 @@ mod tests {
         let listed = (0..20_000_u32)
             .filter(|n| {
                 throttle
-                    .list(std::net::Ipv4Addr::from_bits(*n).into(), start)
+                    .list_address(std::net::Ipv4Addr::from_bits(*n).into(), start)
                     .is_some()
             })
             .count();
@@ -165,7 +178,7 @@ mod tests {
             flood
                 .filter(|(n, now)| {
                     let source = std::net::Ipv4Addr::from_bits(*n).into();
-                    throttle.list(source, *now).is_some()
+                    throttle.list_address(source, *now).is_some()
                 })
                 .count()
         };
@@ -187,12 +200,13 @@ mod tests {
             .map(|at| {
                 let hosts = 0..5;
                 hosts
-                    .filter(|n| throttle.list(source(*n), minute(at)).is_some())
+                    .filter(|n| throttle.list_address(source(*n), minute(at)).is_some())
                     .count()
             })
             .sum();
         assert_eq!(listed, 5 * (60 + 14 * 24 - 1));
-        let attacks = (100..300).filter(|n| throttle.list(source(*n), minute(20_160)).is_some());
+        let attacks =
+            (100..300).filter(|n| throttle.list_address(source(*n), minute(20_160)).is_some());
         assert_eq!(attacks.count(), 200);
     }
 }

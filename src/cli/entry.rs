@@ -35,6 +35,9 @@ fn detail(event: &Value) -> String {
     let refused = &event["refused"];
     if !refused.is_null() {
         let mut words = format!("{}: {}", text(&refused["code"]), text(&refused["detail"]));
+        if let Some(host) = event["host"].as_str() {
+            write!(words, " (host {host})").expect("a String takes any text");
+        }
         if let Some(source) = event["source"].as_str() {
             write!(words, " (from {source})").expect("a String takes any text");
         }

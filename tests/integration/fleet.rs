@@ -228,6 +228,104 @@ fn nothing_is_certified_under_a_name_after_the_entry_that_locks_its_host() {
 }
 
 #[test]
+fn what_a_host_is_refused_stands_in_the_log() {
+    let ca = Ca::start();
+    let admin = ca.admin();
+    let host = joined(&ca, &admin, &json!({"host": "app-1", "ssh": true}));
+    let key = host.key.public_key().fingerprint(HashAlg::Sha256);
+    let logged = |host: Value, target: &str, code: &str| {
+        let entry = ca.home.newest("unauthenticated-refused");
+        assert_eq!(entry["host"], host, "{entry}");
+        assert_eq!(entry["fingerprint"], key.to_string(), "{entry}");
+        assert_eq!(entry["refused"]["request"], target, "{entry}");
+        assert_eq!(entry["refused"]["code"], code, "{entry}");
+        assert_eq!(entry["unlisted"], 0, "{entry}");
+    };
+    // It may have the tree's hashes, and no entry.
+    let newest = host.asks(&ca, "GET", "/v1/log/checkpoint").send();
+    assert_eq!(newest.status, 200, "{newest:?}");
+    for target in ["/v1/audit/entries", "/v1/log/tile/entries/000.p/1"] {
+        assert_eq!(host.asks(&ca, "GET", target).send().status, 401);
+        logged(Value::Null, &format!("GET {target}"), "unknown-key");
+    }
+    let (ssh, tls) = ("/v1/host/certificates/ssh", "/v1/host/certificates/tls");
+    let (ssh, tls) = (format!("POST {ssh}"), format!("POST {tls}"));
+    let words = "app-1 was not invited with --postgres";
+    refused(&renew_tls(&ca, &host), 403, words);
+    logged(json!("app-1"), &tls, "not-invited");
+    let request = host.asks(&ca, "POST", "/v1/host/certificates/ssh");
+    let illegal = request.json(&json!({"subject": "x"})).send();
+    refused(&illegal, 400, "subject: ");
+    logged(json!("app-1"), &ssh, "illegal-request");
+    let request = host.asks(&ca, "POST", "/v1/host/confirm");
+    let unheard = request.json(&json!({"trust": 9999})).send();
+    refused(&unheard, 400, "there is no such version yet");
+    logged(json!("app-1"), "POST /v1/host/confirm", "illegal-request");
+    let lock = ["lock", "host/app-1", "--reason", "x"];
+    admin.hallpass(lock).ok();
+    refused(&renew(&ca, &host.key).send(), 403, "host/app-1 is locked");
+    logged(json!("app-1"), &ssh, "locked");
+    let listed = admin.hallpass(["audit", "list"]).ok();
+    assert!(listed.contains("(host app-1) (from 127.0.0.1)"), "{listed}");
+    let database = json!({"host": "db-1", "names": ["db-1", "ca.example.org"], "database": true});
+    let own = joined(&ca, &admin, &database);
+
+    // Then it is nobody's key any more.
+    admin.hallpass(["host", "remove", "app-1"]).ok();
+    assert_eq!(renew(&ca, &host.key).send().status, 401);
+    logged(Value::Null, &ssh, "unknown-key");
+
+    // Nor does somebody join with the key of another unnoticed.
+    let token = invited(&ca, &admin, &json!({"host": "app-2", "ssh": true}));
+    let taken = join(&ca, &admin.key, &token);
+    let (status, code, _) = taken.problem();
+    assert_eq!(status, 409, "{taken:?}");
+    let entry = ca.home.newest("unauthenticated-refused");
+    let admins = admin.key.public_key().fingerprint(HashAlg::Sha256);
+    assert_eq!(entry["fingerprint"], admins.to_string());
+    assert_eq!(entry["refused"]["code"], code);
+
+    // What was right when it was invited.
+    let ca = Ca::with(ca.stop(), |serve| {
+        serve.env("HALLPASS_NAMES", "127.0.0.1,ca.example.org");
+    });
+    refused(&renew_tls(&ca, &own), 409, "is the CA's own name");
+    let entry = ca.home.newest("unauthenticated-refused");
+    assert_eq!(entry["host"], "db-1");
+    assert_eq!(entry["refused"]["code"], "conflict");
+    let home = ca.home.path().display().to_string();
+    admin.hallpass(["audit", "verify", "--home", &home]).ok();
+}
+
+#[test]
+fn a_host_that_is_refused_again_and_again_does_not_fill_the_log_and_hides_no_other() {
+    let ca = Ca::start();
+    let admin = ca.admin();
+    let [one, other] =
+        ["app-1", "app-2"].map(|name| joined(&ca, &admin, &json!({"host": name, "ssh": true})));
+    let confirm = |host: &Person| {
+        let request = host.asks(&ca, "POST", "/v1/host/confirm");
+        let answer = request.json(&json!({"trust": 9999})).send();
+        refused(&answer, 400, "there is no such version yet");
+    };
+    let began = std::time::Instant::now();
+    (0..30).for_each(|_| confirm(&one));
+    let minutes = 1 + began.elapsed().as_secs() as usize / 60;
+    let listed = |name: &str| {
+        let mut entries = ca.home.entries("unauthenticated-refused");
+        entries.retain(|entry| entry["event"]["host"] == name);
+        entries
+    };
+    let flood = listed("app-1").len();
+    assert!((10..=10 * minutes).contains(&flood), "{flood}");
+    // From the same address.
+    confirm(&other);
+    let others = listed("app-2");
+    assert_eq!(others.len(), 1);
+    assert_eq!(others[0]["event"]["unlisted"], 0);
+}
+
+#[test]
 fn an_invitation_ends_with_whoever_gave_it() {
     let mut ca = Ca::start();
     let (alice, adam) = (ca.admin(), ca.enrol("adam", &["administrators"]));

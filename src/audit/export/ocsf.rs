@@ -310,6 +310,7 @@ fn message(kind: &str, event: &Value) -> String {
     let mut words = vec![kind.to_owned()];
     for (name, value) in [
         ("user", text(&event["user"])),
+        ("host", text(&event["host"])),
         ("key", text(&event["key"])),
         ("key", text(&event["new"]["key"])),
         ("provider", text(&event["account"]["provider"])),

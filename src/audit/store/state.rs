@@ -487,6 +487,7 @@ mod tests {
         Event::UnauthenticatedRefused {
             source: [192, 0, 2, 7].into(),
             fingerprint: None,
+            host: None,
             refused: Refused {
                 request: "POST /v1".to_owned(),
                 code: "unknown".to_owned(),

@@ -253,6 +253,7 @@ mod tests {
             format!(r#"{{"kind":"request-refused","by":{by},"request":null,"refused":{refused},"decision":null}}"#),
             format!(r#"{{"kind":"request-refused","by":{by},"request":{request},"refused":{refused},"decision":{decision}}}"#),
             format!(r#"{{"kind":"unauthenticated-refused","source":"192.0.2.7","fingerprint":null,"refused":{refused},"unlisted":0}}"#),
+            format!(r#"{{"kind":"unauthenticated-refused","source":"192.0.2.7","fingerprint":"SHA256:z","host":"db","refused":{refused},"unlisted":0}}"#),
             format!(r#"{{"kind":"counter-went-back","user":"eve","fingerprint":"SHA256:z","counter":6,"newest":7,"source":"192.0.2.7","refused":{refused}}}"#),
             format!(r#"{{"kind":"host-invited","profile":{{"host":"db","names":["db.example"],"ssh":true,"database":false,"ttl":3600}},"token_sha256":"0","expires":{time},"by":{by}}}"#),
             r#"{"kind":"host-joined","host":"db","public_key":"k","source":"192.0.2.7"}"#.to_owned(),
