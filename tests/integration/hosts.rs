@@ -253,6 +253,30 @@ fn what_sshd_does_not_take_is_taken_back() {
     );
 }
 
+#[test]
+fn a_fault_of_sshd_does_not_keep_postgresql_from_being_renewed() {
+    let ca = Ca::start();
+    let bob = ca.enrol("bob", &["on-call"]);
+    let host = Host::with_both("app-1");
+    // Half of it is over at once, since it begins a minute early.
+    host.take_in(&ca, &["--ttl", "60s"]);
+    let (sshd, postgres) = (host.sshd.as_ref(), host.postgres.as_ref());
+    let held = || fs::read(postgres.unwrap().folder.join("data/hallpass_server.crt")).unwrap();
+    let before = held();
+    let wins = "PasswordAuthentication yes\n";
+    sshd.unwrap().folder.write("sshd_config.d/00-a.conf", wins);
+    let refused = host.sync();
+    assert_eq!(refused.code, 78, "{refused:?}");
+    assert!(
+        refused
+            .err
+            .contains("something else is set for passwordauthentication"),
+        "{refused:?}"
+    );
+    assert_ne!(held(), before);
+    assert_eq!(select(&bob, &host).ok(), "ward 3\n");
+}
+
 /// Waits until sshd offers that to somebody who has nothing: while it reads its configuration again,
 /// it takes no connections.
 fn offers(sshd: &Sshd, methods: &str) {
