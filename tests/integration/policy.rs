@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Ca, Home, Person, Ran, issue, run, wait_until};
+use crate::support::{Ca, Home, Person, Ran, issue, run, serve_fails, wait_until};
 
 const DEPLOYERS: &str = "principal in Group::\"deployers\"";
 const ON_CALL: &str = "principal in Group::\"on-call\"";
@@ -187,6 +187,54 @@ fn policies_that_were_not_loaded_are_tried_again_and_told_of_meanwhile() {
     wait_until("the mode to be seen", || !told());
     assert_eq!(ca.home.entries("policy-loaded").len(), loads + 1);
     assert_eq!(deploy(&bob), 77);
+}
+
+#[test]
+fn roles_that_share_a_principal_stay_in_force_where_they_were_and_come_into_force_nowhere() {
+    let share = |home: &Home| {
+        let (own, others) = ("principals = [\"deploy\"]", "principals = [\"operator\"]");
+        home.edit_policy("roles.toml", own, others);
+    };
+    let shared = "operator is also in [ssh.deploy], which has other hosts";
+    let refuses = |home: &Home| {
+        let (code, error) = serve_fails(home);
+        assert!(code == 78 && error.contains(shared), "{code}: {error}");
+    };
+    let home = Home::new();
+    share(&home);
+    refuses(&home);
+    // A version that did not look put them in force.
+    home.put_policies_in_force();
+    let ca = Ca::on(home);
+    let bob = ca.enrol("bob", &["on-call"]);
+    assert!(issue(&ca, &bob));
+    let status = |wanted: &str| {
+        wait_until(wanted, || {
+            let (status, health) = ca.readyz();
+            status == 200 && health["status"] == wanted
+        });
+    };
+    status("degraded");
+    assert!(ca.server_log().contains(shared), "{}", ca.server_log());
+    // Others of the kind don't take their place, not even at a start.
+    let ttl = "max_ttl = \"1h\"";
+    ca.home.edit_policy("roles.toml", ttl, "max_ttl = \"50m\"");
+    policy(&ca.admin(), "reload").fails_with(65, shared);
+    let home = ca.stop();
+    refuses(&home);
+    home.edit_policy("roles.toml", "max_ttl = \"50m\"", ttl);
+    let ca = Ca::on(home);
+    let status = |wanted: &str| wait_until(wanted, || ca.readyz().1["status"] == wanted);
+    status("degraded");
+    // Once sound ones are in force, they are not taken back.
+    let (own, others) = ("principals = [\"deploy\"]", "principals = [\"operator\"]");
+    let deploy = format!("restart its service\"\n{others}");
+    let mended = format!("restart its service\"\n{own}");
+    ca.home.edit_policy("roles.toml", &deploy, &mended);
+    status("ok");
+    let home = ca.stop();
+    share(&home);
+    refuses(&home);
 }
 
 #[test]

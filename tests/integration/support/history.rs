@@ -8,6 +8,7 @@ use hallpass::audit::{
 use hallpass::keys::{KeyStore, Passphrase};
 use hallpass::model::{KeyId, KeyKind};
 use hallpass::model::{Serial, Timestamp};
+use hallpass::policy::PolicySet;
 use zeroize::Zeroizing;
 
 use super::ca::new_key;
@@ -41,6 +42,21 @@ impl Home {
         home
     }
 
+    /// Writes that the policies on disk came into force, as a version did that took them.
+    pub(crate) fn put_policies_in_force(&self) {
+        let policy = PolicySet::load(&self.path().join("policies")).expect("policies");
+        let (log, now) = writer(self);
+        let loaded = Event::PolicyLoaded {
+            policy_set: policy.digest,
+            files: Vec::new(),
+            by: None,
+        };
+        let commit = log.reserve(now).expect("a place").commit(loaded, None);
+        let runtime = tokio::runtime::Runtime::new().expect("threads");
+        assert!(runtime.block_on(commit).is_ok());
+        log.close();
+    }
+
     fn made_days_ago(days: u32) -> Self {
         let home = Self::new();
         std::fs::remove_dir_all(home.path()).expect("a home of ours");
@@ -68,8 +84,8 @@ fn copy(home: &Home, folder: &Folder) {
     run("cp", ["-a", path(&home.path()), path(&folder.join("home"))]).ok();
 }
 
-/// Writes with the log's own writer, at times that have passed.
-fn append_history(home: &Home) {
+/// The log's own writer, and the time.
+fn writer(home: &Home) -> (Log, Timestamp) {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .expect("a time after 1970");
@@ -83,7 +99,13 @@ fn append_history(home: &Home) {
     );
     let signer = signer.expect("the log's key");
     let opened = Log::open(&home.database(), signer.verifier(), now, |_| {}).expect("the log");
-    let log = Arc::new(opened.start(signer, |_| {}).expect("a thread"));
+    (opened.start(signer, |_| {}).expect("a thread"), now)
+}
+
+/// Writes at times that have passed.
+fn append_history(home: &Home) {
+    let (log, now) = writer(home);
+    let log = Arc::new(log);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .build()
         .expect("threads");
