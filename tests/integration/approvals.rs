@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Answer, Ca, Folder, Home, Person, Provider, Ran, Request, Sshd, exchange, home_with,
+    wait_until, while_asked,
 };
 use crate::touch::sign_in;
 use crate::workloads::{Platform, deploy_web, login, runner};
@@ -410,6 +411,60 @@ fn an_approval_ends_with_whoever_gave_it() {
     ];
     alice.hallpass(add).ok();
     number(&ask(&ca, &vera, &visit()));
+}
+
+#[test]
+fn an_approval_that_ends_after_the_decision_counts_for_nothing() {
+    let ca = Ca::on(starter());
+    let (alice, vera) = (ca.admin(), ca.enrol("vera", &["vendors"]));
+    let adam = ca.enrol("adam", &["administrators"]);
+    gives(&ca, &adam, number(&ask(&ca, &vera, &visit())));
+    let asks = || {
+        let request = vera.asks(&ca, "POST", "/v1/certificates/ssh");
+        let answer = request.ssh(&vera.key, visit()).send();
+        if answer.status != 200 {
+            let (status, code, _) = answer.problem();
+            assert_eq!(status, 403, "{answer:?}");
+            let known = ["needs-approval", "approval-ended"].contains(&code.as_str());
+            assert!(known, "{answer:?}");
+        }
+        true
+    };
+    // Until it has happened between a decision and its place in the log.
+    let ended = || {
+        let mut refused = ca.home.entries("request-refused");
+        refused.retain(|entry| entry["event"]["refused"]["code"] == "approval-ended");
+        refused.pop()
+    };
+    while_asked(6, asks, || {
+        wait_until("an approval to end in that moment", || {
+            for _ in 0..10 {
+                let lock = json!({"target": "user/adam", "reason": "x"});
+                let lock = alice.asks(&ca, "POST", "/v1/locks").json(&lock);
+                assert_eq!(lock.send().status, 200);
+                let unlock = alice.asks(&ca, "DELETE", "/v1/locks/user/adam");
+                assert_eq!(unlock.send().status, 204);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            ended().is_some()
+        });
+    });
+    let entry = ended().unwrap();
+    assert_eq!(entry["event"]["request"]["role"], "vendor-support");
+    assert_eq!(entry["event"]["decision"]["circumstances"]["approvals"], 1);
+    let (mut locked, mut issued) = (false, 0);
+    for entry in ca.home.log() {
+        match entry["event"]["kind"].as_str().unwrap() {
+            "locked" => locked = true,
+            "unlocked" => locked = false,
+            "certificate-issued" => {
+                assert!(!locked, "issued while nothing approves it: {entry}");
+                issued += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(issued > 0);
 }
 
 #[test]

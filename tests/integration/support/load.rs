@@ -24,7 +24,7 @@ pub(crate) fn under_load(ca: &Ca, person: &Person, during: impl FnOnce()) {
 }
 
 /// Several clients do something for as long as it works, until `during` is done.
-fn while_asked(clients: usize, ask: impl Fn() -> bool + Sync, during: impl FnOnce()) {
+pub(crate) fn while_asked(clients: usize, ask: impl Fn() -> bool + Sync, during: impl FnOnce()) {
     /// Also when it panics: nobody would wait for clients that never end.
     struct Done<'a>(&'a AtomicBool);
     impl Drop for Done<'_> {

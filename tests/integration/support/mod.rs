@@ -39,7 +39,7 @@ pub(crate) use hand_log::HandLog;
 pub(crate) use host::Host;
 pub(crate) use impostor::{Impostor, read_request};
 pub(crate) use independent::independent;
-pub(crate) use load::{assert_none_while_locked, issue, under_load};
+pub(crate) use load::{assert_none_while_locked, issue, under_load, while_asked};
 pub(crate) use login::{
     Browser, Login, PATIENTS, clinic, is_refused, parameter, seconds_between, session_fingerprint,
     sign_in, visit,
