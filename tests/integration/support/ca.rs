@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
@@ -230,7 +231,19 @@ pub(crate) fn serve_fails(home: &Home) -> (i32, String) {
 pub(crate) fn serve_fails_with(home: &Home, adjust: impl FnOnce(&mut Command)) -> (i32, String) {
     let mut serve = home.serve();
     adjust(serve.env("HALLPASS_LOG", "error"));
-    let ran = Ran::of(&mut serve);
+    serve.stdin(Stdio::null());
+    serve.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = serve.spawn().expect("a process");
+    let start = Instant::now();
+    while process.try_wait().expect("a process of ours").is_none() {
+        if start.elapsed() > Duration::from_secs(60) {
+            process.kill().ok();
+            let ran = process.wait_with_output().map(Ran::from);
+            panic!("it serves: {ran:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let ran = Ran::from(process.wait_with_output().expect("what it said"));
     (ran.code, ran.err.trim_end().to_owned())
 }
 
