@@ -233,7 +233,7 @@ impl Writer {
             let signers = batch.signers.as_ref().unwrap_or(&self.signers);
             (
                 Some(signers.checkpoint(tree.size(), tree.root())?),
-                state.mark(tree.size(), signers, batch.signers.is_some())?,
+                state.mark(&tree, signers, batch.signers.is_some())?,
             )
         };
         let sweep = self.sweep_before(&batch.spent);

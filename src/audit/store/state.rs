@@ -14,6 +14,7 @@ use super::{StoreError, StoredHashes, archives, parse, unreadable};
 use crate::audit::Entry;
 use crate::audit::archive::Archive;
 use crate::audit::checkpoint::{Checkpoint, VerifierKey};
+use crate::audit::proof::Hashes;
 use crate::audit::signers::LogSigners;
 use crate::audit::tree::{Frontier, Hash, record_hash};
 use crate::keys::SignError;
@@ -47,38 +48,42 @@ impl State {
             .expect("SHA-256 gives 32 bytes");
     }
 
-    /// What is to be kept of it after that many entries, when it is time for that or others sign now.
+    /// What is to be kept of it after the entries of that tree, when it is time for that or others
+    /// sign now.
     pub(in crate::audit) fn mark(
         &mut self,
-        size: u64,
+        tree: &Frontier,
         signers: &LogSigners,
         others: bool,
     ) -> Result<Option<String>, SignError> {
+        let size = tree.size();
         if !others && size - self.signed < EVERY {
             return Ok(None);
         }
         self.signed = size;
-        let statement = self.statement(size);
+        let statement = self.statement(size, tree.root());
         let note = signers.sign_statement(&statement)?;
         Ok(Some(format!("{statement}\n{note}")))
     }
 
-    fn statement(&self, size: u64) -> String {
+    fn statement(&self, size: u64, root: Hash) -> String {
         let Self { count, hash, .. } = self;
         let hash = Hash(*hash);
-        format!("hallpass state entries\n{size}\n{count}\n{hash}\n")
+        format!("hallpass state entries\n{size}\n{root}\n{count}\n{hash}\n")
     }
 }
 
 /// The [`State`] after some entries, as the log's keys signed it.
 struct Mark {
     size: u64,
+    root: Hash,
     statement: String,
 }
 
 impl Mark {
-    /// Reads one, when each of those keys signed it that signed the newest checkpoint. One that is
-    /// missing or is not so only makes a start read more.
+    /// Reads one, when each of those keys signed it that signed the newest checkpoint: at least one,
+    /// or that would not have been opened. One that is missing or is not so only makes a start read
+    /// more.
     fn read(text: &str, newest: &Checkpoint, keys: &[VerifierKey]) -> Option<Self> {
         let end = text.find("\n\n")? + 1;
         let (statement, note) = (&text[..end], &text[end + 1..]);
@@ -86,9 +91,12 @@ impl Mark {
             .iter()
             .filter(|key| newest.is_signed_by(key) == Ok(true))
             .all(|key| key.signed_statement(statement, note));
-        let size = statement.lines().nth(1)?.parse().ok()?;
+        let mut lines = statement.lines().skip(1);
+        let size = lines.next()?.parse().ok()?;
+        let root = Hash::parse_hash(lines.next()?).ok()?;
         signed.then(|| Self {
             size,
+            root,
             statement: statement.to_owned(),
         })
     }
@@ -121,7 +129,7 @@ impl<F: FnMut(Entry)> Finding<F> {
         let Some(mark) = self.mark.take_if(|mark| mark.size <= index) else {
             return Ok(());
         };
-        if mark.statement == self.state.statement(mark.size) {
+        if mark.statement == self.state.statement(mark.size, mark.root) {
             self.state.signed = mark.size;
             return Ok(());
         }
@@ -147,14 +155,17 @@ impl Store {
         let Some(checkpoint) = &end.checkpoint else {
             return Ok(State::default());
         };
-        let mark = self.state_mark(checkpoint, keys)?;
-        let signed = mark.as_ref().map_or(0, |mark| mark.size);
-        if signed > checkpoint.size {
+        let mut mark = self.state_mark(checkpoint, keys)?;
+        if let Some(Mark { size, .. }) = mark
+            && size > checkpoint.size
+        {
             return Err(self.changed(format!(
-                "it has {} entries, and the log's key has signed for {signed}",
+                "it has {} entries, and the log's key has signed for {size}",
                 checkpoint.size
             )));
         }
+        mark.take_if(|mark| !self.has(mark, checkpoint));
+        let signed = mark.as_ref().map_or(0, |mark| mark.size);
         let archived = archives::end(self.connection()).map_err(|error| self.unreadable(error))?;
         let mut finding = Finding {
             each,
@@ -185,6 +196,15 @@ impl Store {
             .map_err(|error| self.unreadable(error))?;
         let text = text.flatten();
         Ok(text.and_then(|text| Mark::read(&text, newest, keys)))
+    }
+
+    /// Whether this log had that root: of what was put back to an old copy once, there is another
+    /// history that the same key signed.
+    fn has(&self, mark: &Mark, newest: &Checkpoint) -> bool {
+        let ends = ((mark.size, mark.root), (newest.size, newest.root));
+        Hashes::of_consistency(mark.size, newest.size, &StoredHashes(self.connection()))
+            .and_then(|hashes| hashes.check_consistency(ends.0, ends.1))
+            .is_ok()
     }
 
     /// Finds those in front of an entry by the indexes. Those that nobody signed for, and those that
@@ -657,11 +677,26 @@ mod tests {
         let find = "SELECT body FROM entries WHERE idx = 5";
         let body: String = log.query_row(find, [], |row| row.get(0)).unwrap();
         state.take(5, "user-enrolled", record_hash(body.as_bytes()));
-        let mark = |signers| state.clone().mark(1500, &signers, true).unwrap().unwrap();
+        let tree = Frontier::read(1500, &StoredHashes(&log)).unwrap();
+        let mark = |signers| state.clone().mark(&tree, &signers, true).unwrap().unwrap();
         home.set_mark(&mark(planted.clone().into()));
         assert_eq!(home.found_by(&keys), Ok(vec![5, 10]));
         // Nobody but the log can: that it is this that counts, the log's own key shows.
         home.set_mark(&mark(home.signer.clone().into()));
         assert_eq!(home.found_by(&keys), Ok(vec![5]));
+    }
+
+    #[test]
+    fn what_was_signed_in_another_history_counts_for_nothing() {
+        let home = Home::new("history");
+        home.write(10, &[5]);
+        let before = fs::read(home.database()).unwrap();
+        home.write(1500, &[]);
+        let mark = home.mark().unwrap();
+        fs::write(home.database(), before).unwrap();
+        home.write(1500, &[20]);
+        home.set_mark(&mark);
+        home.pass_over(20);
+        assert_eq!(home.found(), Ok(vec![5, 20]));
     }
 }
