@@ -103,7 +103,7 @@ const TAMPERED: [Tamper; 16] = [
     (
         "one bit of an entry",
         |log| {
-            log.execute_batch("UPDATE entries SET body = replace(body, '.', '/') WHERE idx = 9")
+            log.execute_batch("UPDATE entries SET body = replace(body, '-', '/') WHERE idx = 9")
                 .unwrap();
         },
         "entry 9 does not fit: it can't be read: ",
